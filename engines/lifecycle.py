@@ -1,0 +1,150 @@
+"""The only writer of `Engine.state`.
+
+Each change is a compare-and-swap on the row together with its EngineEvent, in one transaction: of two processes that
+want the same change one gets True and acts on it, the other gets False and leaves it. Whoever changes a state that
+matters to routing tells the data plane after the commit. Time is passed in.
+"""
+
+import logging
+import secrets
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.db import IntegrityError, transaction
+
+from accounts.models import User
+from engines.models import Engine, EngineEvent, Gpu, GpuLease
+from engines.states import ACTIVE, COMING_UP, FINAL, Desired, State, allowed
+from vllm_portal.changes import announce
+from vllm_portal.config import get_config
+from vllm_portal.encryption import encrypt
+
+logger = logging.getLogger(__name__)
+
+
+def request_start(owner: User, now: datetime, *, hf_token: str = "", **columns: Any) -> Engine:
+    """Accepts an engine: a QUEUED row with its first event. `columns` are fields of Engine, already checked.
+
+    Nothing has started when this returns; the caller sends the launch hint after the commit, and if that gets lost
+    the reconciler launches the engine.
+    """
+    with transaction.atomic():
+        engine = Engine.objects.create(
+            owner=owner,
+            state_since=now,
+            hf_token_encrypted=encrypt(hf_token),
+            engine_key_encrypted=encrypt(secrets.token_urlsafe(32)),
+            **columns,
+        )
+        EngineEvent.objects.create(engine=engine, at=now, new_state=State.QUEUED, message=f"asked for by {owner}")
+    return engine
+
+
+def move(
+    engine: Engine, old: State | Iterable[State], new: State, now: datetime, message: str = "", **columns: Any
+) -> bool:
+    """Takes the engine from (one of) `old` to `new` and sets `columns` with it. False: it was in another state,
+    or somebody was faster; then nothing changed. On True the object given has the new values.
+
+    An engine that somebody wants stopped only ever moves towards its end.
+    """
+    olds = {old} if isinstance(old, State) else set(old)
+    refused = [state for state in olds if not allowed(state, new)]
+    if refused:
+        raise ValueError(f"no way from {', '.join(refused)} to {new}")
+    if new in FINAL:
+        columns |= {"ended_at": now, "deadline_at": None, "hf_token_encrypted": ""}
+    values = {"state": new, "state_since": now, "detail": "", **columns}
+    with transaction.atomic():
+        row = Engine.objects.select_for_update().filter(pk=engine.pk, state__in=olds)
+        if new not in FINAL and new is not State.STOPPING:
+            row = row.filter(desired=Desired.RUN)
+        before = row.values_list("state", flat=True).first()
+        if before is None:
+            return False
+        if not Engine.objects.filter(pk=engine.pk, state=before).update(**values):
+            return False
+        EngineEvent.objects.create(engine_id=engine.pk, at=now, old_state=before, new_state=new, message=message[:500])
+        if new in FINAL:
+            GpuLease.objects.filter(engine_id=engine.pk).delete()
+        transaction.on_commit(lambda: announce("engines"))
+    for name, value in values.items():
+        setattr(engine, name, value)
+    logger.info("engine %s: %s -> %s %s", engine.name, before, new, message)
+    return True
+
+
+def place(engine: Engine, gpus: list[Gpu], now: datetime) -> bool:
+    """QUEUED -> PLACED with these GPUs leased. False when the engine moved on or a GPU was just taken."""
+    try:
+        with transaction.atomic():
+            GpuLease.objects.bulk_create(GpuLease(gpu=gpu, engine=engine, since=now) for gpu in gpus)
+            if not move(engine, State.QUEUED, State.PLACED, now, ", ".join(str(gpu) for gpu in gpus)):
+                raise _Overtaken
+    except (IntegrityError, _Overtaken):
+        return False
+    return True
+
+
+class _Overtaken(Exception):
+    """Rolls the leases back."""
+
+
+def request_terminate(engine: Engine, now: datetime, by: str) -> bool:
+    """Out of routing at once, and to be ended. Legal in every state; False when it has ended or is ending already.
+
+    The caller sends the stop hint after the commit; if that gets lost the reconciler stops the engine.
+    """
+    Engine.objects.filter(pk=engine.pk, state__in=ACTIVE).update(desired=Desired.STOP)
+    return move(
+        engine,
+        ACTIVE - {State.STOPPING},
+        State.STOPPING,
+        now,
+        f"stop asked for by {by}",
+        desired=Desired.STOP,
+    )
+
+
+def stopped(engine: Engine, now: datetime, message: str = "") -> bool:
+    """The launcher says that nothing of the engine runs any more; its GPUs are free."""
+    return move(engine, State.STOPPING, State.STOPPED, now, message)
+
+
+def failed(engine: Engine, now: datetime, code: str, cause: str, advice: str = "") -> bool:
+    """The engine ended or will never come up, and the launcher says that nothing of it runs; its GPUs are free.
+
+    Must not be called while the container or process may live: end it first. An engine that was asked to stop
+    becomes STOPPED instead, whatever it died of.
+    """
+    if engine.desired == Desired.STOP and stopped(engine, now, cause):
+        return True
+    return move(
+        engine,
+        ACTIVE - {State.STOPPING},
+        State.FAILED,
+        now,
+        cause,
+        cause_code=code,
+        cause=cause,
+        advice=advice,
+    )
+
+
+def progress(engine: Engine, now: datetime, detail: str, log_size: int | None = None) -> None:
+    """An engine that comes up shows a sign of life: its detail is shown, its deadline moves.
+
+    `log_size` None: no log yet; the deadline stays.
+    """
+    values: dict[str, Any] = {"detail": detail[:300]}
+    if log_size is not None and log_size != engine.log_size:
+        values |= {
+            "log_size": log_size,
+            "deadline_at": now + timedelta(seconds=get_config().load_stall_seconds),
+        }
+    if all(getattr(engine, name) == value for name, value in values.items()):
+        return
+    Engine.objects.filter(pk=engine.pk, state=engine.state, state__in=COMING_UP).update(**values)
+    for name, value in values.items():
+        setattr(engine, name, value)

@@ -1,0 +1,67 @@
+"""The states of an engine, as a table. Pure: no database, no clock.
+
+    QUEUED -> PLACED -> PULLING -> STARTING -> LOADING -> READY <-> UNHEALTHY
+       any state that is not final --> STOPPING -> STOPPED
+       any state that is not final --> FAILED (with a cause)
+
+QUEUED     accepted; waits for a worker, and for free GPUs
+PLACED     its GPUs are leased
+PULLING    the image is being fetched
+STARTING   the container or process is being made
+LOADING    it runs; vLLM loads the model and does not answer yet
+READY      it gave a real answer of one token; the only state that gets requests
+UNHEALTHY  it was READY and misses its health checks
+STOPPING   out of routing; the container or process is being ended
+STOPPED    ended because somebody asked for it
+FAILED     ended, or never came up; `cause` says why, `advice` what to change
+"""
+
+from django.db import models
+
+
+class State(models.TextChoices):
+    QUEUED = "QUEUED"
+    PLACED = "PLACED"
+    PULLING = "PULLING"
+    STARTING = "STARTING"
+    LOADING = "LOADING"
+    READY = "READY"
+    UNHEALTHY = "UNHEALTHY"
+    STOPPING = "STOPPING"
+    STOPPED = "STOPPED"
+    FAILED = "FAILED"
+
+
+class Desired(models.TextChoices):
+    RUN = "run"
+    STOP = "stop"
+
+
+FINAL = frozenset({State.STOPPED, State.FAILED})
+ACTIVE = frozenset(State) - FINAL
+# A container or process may exist in these.
+TANGIBLE = frozenset({State.STARTING, State.LOADING, State.READY, State.UNHEALTHY, State.STOPPING})
+COMING_UP = frozenset({State.QUEUED, State.PLACED, State.PULLING, State.STARTING, State.LOADING})
+SERVING = frozenset({State.READY})
+
+_FORWARD = {
+    State.QUEUED: {State.PLACED},
+    State.PLACED: {State.PULLING, State.STARTING},
+    State.PULLING: {State.STARTING},
+    State.STARTING: {State.LOADING},
+    State.LOADING: {State.READY},
+    State.READY: {State.UNHEALTHY},
+    State.UNHEALTHY: {State.READY},
+    State.STOPPING: {State.STOPPED},
+}
+
+
+def allowed(old: State, new: State) -> bool:
+    """Whether an engine may go from `old` to `new`."""
+    if old in FINAL:
+        return False
+    if new is State.FAILED:
+        return True
+    if new is State.STOPPING:
+        return old is not State.STOPPING
+    return new in _FORWARD.get(old, set())

@@ -1,0 +1,79 @@
+"""Typed options to vLLM's arguments and environment. Pure: what is allowed here is all that ever reaches vLLM."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+# A Hugging Face repository: `name` or `owner/name`. No leading dash or dot, so never a flag nor a path.
+MODEL_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?\Z", re.ASCII)
+QUANTIZATION = re.compile(r"[A-Za-z][\w-]{0,39}\Z", re.ASCII)
+MAX_MODEL_LEN = 2**27
+MAX_SEED = 2**32 - 1
+CONTAINER_HF_CACHE = "/root/.cache/huggingface"
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What a user may choose. None or "" means: vLLM decides."""
+
+    model: str
+    served_names: tuple[str, ...]
+    max_model_len: int | None = None
+    tensor_parallel_size: int = 1
+    seed: int | None = None
+    tokenizer: str = ""
+    quantization: str = ""
+
+
+@dataclass(frozen=True)
+class HostOptions:
+    """What the operator's configuration decides."""
+
+    device: str
+    trust_remote_code: bool = False
+    extra_args: tuple[str, ...] = ()
+    extra_env: tuple[tuple[str, str], ...] = ()
+    hf_endpoint: str = ""
+    hf_offline: bool = False
+    cpu_kv_cache_gib: int = 1
+
+
+def is_model_name(text: str) -> bool:
+    """Whether text is a Hugging Face model name; `..`, shell characters, flags and paths are not."""
+    return bool(MODEL_NAME.match(text)) and ".." not in text and "--" not in text
+
+
+def build_argv(options: EngineOptions, host: HostOptions) -> list[str]:
+    """The arguments after `vllm serve`: the model first (vLLM wants it so), then flags. Each value is one element,
+    so nothing in it can become a second argument. Host, port and key are the launcher's to add."""
+    if not is_model_name(options.model) and not Path(options.model).is_absolute():
+        raise ValueError(f"not a model name: {options.model!r}")
+    argv = [options.model, "--served-model-name", *options.served_names]
+    if options.max_model_len is not None:
+        argv += ["--max-model-len", str(options.max_model_len)]
+    argv += ["--tensor-parallel-size", str(options.tensor_parallel_size)]
+    if options.seed is not None:
+        argv += ["--seed", str(options.seed)]
+    if options.tokenizer:
+        argv += ["--tokenizer", options.tokenizer]
+    if options.quantization:
+        argv += ["--quantization", options.quantization]
+    if host.trust_remote_code:
+        argv.append("--trust-remote-code")
+    if host.device == "cpu" and "--no-enforce-eager" not in host.extra_args:
+        argv.append("--enforce-eager")  # compiling wants a C++ compiler, which images have not
+    argv += ["--disable-access-log-for-endpoints", "/health,/metrics"]
+    return argv + list(host.extra_args)
+
+
+def build_env(host: HostOptions) -> dict[str, str]:
+    """The engine's environment, without its key and the Hugging Face token, which travel apart."""
+    env = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    if host.hf_endpoint:
+        env["HF_ENDPOINT"] = host.hf_endpoint
+    if host.hf_offline:
+        env["HF_HUB_OFFLINE"] = "1"
+    if host.device == "cpu":
+        # vLLM would otherwise take a share of the whole machine's memory and often refuse to start.
+        env["VLLM_CPU_KVCACHE_SPACE"] = str(host.cpu_kv_cache_gib)
+    return env | dict(host.extra_env)

@@ -1,0 +1,91 @@
+"""Conversations, and what each request cost."""
+
+import uuid
+
+from django.conf import settings
+from django.db import models
+
+
+class Conversation(models.Model):
+    """A user's conversation. `number` is 1, 2, 3 … per user and never reused; `conversation_id` is unique for all."""
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="conversations")
+    number = models.PositiveIntegerField()
+    conversation_id = models.UUIDField(unique=True, default=uuid.uuid4, editable=False)
+    name = models.CharField(max_length=200, blank=True)
+    created_at = models.DateTimeField()
+    updated_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["user", "number"]
+        constraints = [models.UniqueConstraint(fields=["user", "number"], name="conversation_number_per_user")]
+
+    def __str__(self) -> str:
+        return self.name or f"Conversation {self.number}"
+
+
+class ConversationCounter(models.Model):
+    """The last number given to a user's conversation: deleting conversations gives none back."""
+
+    user = models.OneToOneField(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.CASCADE,
+        primary_key=True,
+        related_name="conversation_counter",
+    )
+    last_number = models.PositiveIntegerField(default=0)
+
+    def __str__(self) -> str:
+        return f"last number {self.last_number}"
+
+
+class Message(models.Model):
+    """One side of a turn. A turn's two messages are stored in one transaction, prompt first."""
+
+    class Role(models.TextChoices):
+        USER = "user"
+        ASSISTANT = "assistant"
+
+    conversation = models.ForeignKey(Conversation, on_delete=models.CASCADE, related_name="messages")
+    role = models.CharField(max_length=10, choices=Role.choices)
+    content = models.TextField()
+    created_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["id"]
+
+    def __str__(self) -> str:
+        return f"{self.role} message"
+
+
+class UsageRecord(models.Model):
+    """One row per request that was let through to an engine, written once by the ledger and never changed."""
+
+    class Outcome(models.TextChoices):
+        COMPLETED = "completed"
+        ABORTED = "aborted", "client left"
+        REFUSED = "refused", "refused by the engine"
+        FAILED = "failed", "engine failed"
+        EXPIRED = "expired", "portal process died"
+
+    request_id = models.CharField(max_length=64, unique=True)
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="usage")
+    engine = models.ForeignKey("engines.Engine", null=True, on_delete=models.SET_NULL, related_name="usage")
+    model = models.CharField(max_length=300)
+    path = models.CharField(max_length=60)
+    streamed = models.BooleanField(default=False)
+    prompt_tokens = models.PositiveBigIntegerField()
+    cached_tokens = models.PositiveBigIntegerField(default=0, help_text="Of the prompt tokens: found in the cache.")
+    generated_tokens = models.PositiveBigIntegerField()
+    exact = models.BooleanField(help_text="Counted by the engine; else the reservation or the last count seen.")
+    outcome = models.CharField(max_length=10, choices=Outcome.choices)
+    started_at = models.DateTimeField(db_index=True)
+    first_token_ms = models.PositiveIntegerField(null=True, blank=True)
+    duration_ms = models.PositiveIntegerField()
+
+    class Meta:
+        ordering = ["-started_at", "-id"]
+        indexes = [models.Index(fields=["user", "started_at"]), models.Index(fields=["engine", "started_at"])]
+
+    def __str__(self) -> str:
+        return f"{self.prompt_tokens}+{self.generated_tokens} tokens, {self.outcome}"

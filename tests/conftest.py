@@ -1,0 +1,82 @@
+"""A data directory and a private Redis for each test process; the database is SQLite, or what
+PORTAL_DATABASE_URL names."""
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+_DIRECTORY = Path(tempfile.mkdtemp(prefix="portal-test-"))
+atexit.register(shutil.rmtree, _DIRECTORY, ignore_errors=True)
+for _name in [name for name in os.environ if name.startswith("PORTAL_") and name != "PORTAL_DATABASE_URL"]:
+    del os.environ[_name]
+os.environ |= {
+    "PORTAL_CONFIG": str(_DIRECTORY / "none.yaml"),
+    "PORTAL_DATA_DIR": str(_DIRECTORY),
+    "PORTAL_LAUNCHER": "simulator",
+    "PORTAL_HF_CHECK": "false",
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def redis_server():
+    """The private Redis of this test process."""
+    from vllm_portal import embedded_redis
+    from vllm_portal.config import get_config
+
+    process = embedded_redis.start(_DIRECTORY / "redis", get_config().redis_socket)
+    yield process
+    process.terminate()
+    process.wait(timeout=10)
+
+
+@pytest.fixture(autouse=True)
+def empty_redis(redis_server):
+    """Each test starts with no live counters."""
+    from vllm_portal.redis_client import client
+
+    client().flushall()
+
+
+@pytest.fixture
+def people(db):
+    """A fixed cast: alice and bob are users, root is an admin. Their password is `correct horse`."""
+    from accounts.models import Role, User
+
+    return {
+        name: User.objects.create_user(name, password="correct horse", role=role)
+        for name, role in (("alice", Role.USER), ("bob", Role.USER), ("root", Role.ADMIN))
+    }
+
+
+@pytest.fixture
+def alice(people):
+    return people["alice"]
+
+
+@pytest.fixture
+def bob(people):
+    return people["bob"]
+
+
+@pytest.fixture
+def root(people):
+    return people["root"]
+
+
+@pytest.fixture
+def client_of():
+    """client_of(user): a DRF test client that sends the user's access token."""
+    from rest_framework.test import APIClient
+
+    from accounts.auth import issue_tokens
+
+    def make(user):
+        client = APIClient()
+        client.credentials(HTTP_AUTHORIZATION=f"Bearer {issue_tokens(user)[0]}")
+        return client
+
+    return make

@@ -1,0 +1,11 @@
+"""Celery: hints to look at a row soon. The database is the truth, so a task may come twice, late, or never."""
+
+import os
+
+from celery import Celery
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "vllm_portal.settings")
+
+app = Celery("vllm_portal")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.autodiscover_tasks()

@@ -1,0 +1,212 @@
+"""Every setting of the portal: its name, type, default and meaning.
+
+A setting comes from, strongest first: a flag of `manage.py run` (handed on as environment), the environment
+(`PORTAL_<NAME>`), `cluster_config.yaml` (or the file that `PORTAL_CONFIG` names), the default below.
+This is the only module that reads the environment.
+"""
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    YamlConfigSettingsSource,
+)
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+
+class ConfigError(Exception):
+    """The settings cannot be used; the message is one line per wrong setting and says what to change."""
+
+
+def _split(value: Any) -> Any:
+    """Lets a list arrive as `a,b` in the environment and as a list in the file."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+def _absolute(path: Path) -> Path:
+    path = path.expanduser()
+    return path if path.is_absolute() else PROJECT_ROOT / path
+
+
+StrList = Annotated[list[str], NoDecode, BeforeValidator(_split)]
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+PathList = Annotated[list[AbsolutePath], NoDecode, BeforeValidator(_split)]
+
+
+class Config(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="PORTAL_", extra="forbid", frozen=True, validate_default=True)
+
+    # The service
+    host: str = Field("0.0.0.0", description="Address the web server listens on.")  # noqa: S104
+    port: int = Field(8086, ge=1, le=65535, description="Port the web server listens on.")
+    public_url: str | None = Field(
+        None,
+        description="URL of the portal as clients see it (behind a proxy); else taken from each request.",
+    )
+    allowed_hosts: StrList = Field(["*"], description="Host names the portal answers to.")
+    trusted_origins: StrList = Field(
+        [], description="Origins (https://…) whose forms are accepted, where a TLS proxy stands in front."
+    )
+    data_dir: AbsolutePath = Field(Path("var"), description="Database, secrets, logs, engine logs, Redis data.")
+    database_url: SecretStr | None = Field(
+        None, description="postgres://user:password@host/name; unset: SQLite in data_dir."
+    )
+    redis_url: SecretStr | None = Field(
+        None, description="redis://… or unix:///…; unset: `manage.py run` starts a private one in data_dir."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Level of the portal's log.")
+    debug: bool = Field(False, description="Django's DEBUG. Never on a machine that others reach.")
+
+    # People
+    admin_username: str = Field("admin", min_length=1, description="Name of the admin made at the first start.")
+    admin_password: SecretStr | None = Field(
+        None, description="Password of that admin; unset: a random one, printed once at the first start."
+    )
+    access_token_lifetime_minutes: int = Field(720, ge=1, description="How long an access token of /token counts.")
+    refresh_token_lifetime_days: int = Field(14, ge=1, description="How long a refresh token counts.")
+    default_prompt_token_limit: int = Field(10_000, ge=0, description="Prompt tokens a new user may spend in total.")
+    default_gen_token_limit: int = Field(1_000, ge=0, description="Generated tokens a new user may spend in total.")
+
+    # Engines
+    launcher: Literal["auto", "docker", "process", "simulator"] = Field(
+        "auto",
+        description="What runs engines; auto: docker, else vllm on the PATH, else the stand-in engine.",
+    )
+    device: Literal["cuda", "rocm", "cpu"] = Field("cuda", description="What vLLM engines compute on.")
+    vllm_executable: str = Field("vllm", description="The `vllm` command that the process launcher runs.")
+    docker_image: str = Field("vllm/vllm-openai:v0.11.0", description="Image of an engine; admins alone choose it.")
+    docker_network: str | None = Field(
+        None,
+        description="Docker network shared with the portal; unset: a port on 127.0.0.1 that Docker picks.",
+    )
+    docker_shm_size: str = Field("1g", description="Shared memory of an engine's container.")
+    docker_memory: str | None = Field(None, description="Memory limit of an engine's container, such as 48g.")
+    docker_pids_limit: int = Field(4096, ge=64, description="Process limit of an engine's container.")
+    hf_cache_dir: str = Field(
+        "~/.cache/huggingface",
+        description="Hugging Face cache on the engines' host (a folder or a Docker volume).",
+    )
+    hf_endpoint: str = Field(
+        "https://huggingface.co",
+        description="The Hugging Face hub (HF_ENDPOINT counts too), asked before a start.",
+    )
+    hf_check: bool = Field(True, description="Ask the hub about model and token before a start.")
+    hf_check_timeout_s: float = Field(4.0, gt=0, description="Seconds the hub may take to answer that question.")
+    hf_offline: bool = Field(False, description="Engines use only models already in the cache (HF_HUB_OFFLINE=1).")
+    allowed_model_roots: PathList = Field([], description="Folders below which a local model directory may be started.")
+    trust_remote_code: bool = Field(
+        False, description="Start engines with --trust-remote-code (runs the model's code)."
+    )
+    engine_extra_args: StrList = Field([], description="Further vLLM flags for every engine, such as --enforce-eager.")
+    engine_env: dict[str, str] = Field({}, description="Further environment of every engine.")
+    cpu_kv_cache_gib: int = Field(1, ge=1, description="KV cache of a CPU engine, in GiB.")
+    cpu_slots: int = Field(8, ge=1, description="Largest tensor-parallel size where there is no GPU.")
+    engines_per_user: int = Field(8, ge=1, description="Engines one user may have at once.")
+    start_wait_seconds: float = Field(600, ge=0, description="How long /vllm_request/start waits for a healthy engine.")
+    stop_wait_seconds: float = Field(60, ge=0, description="How long /vllm_request/terminate waits for the end.")
+    stop_grace_seconds: int = Field(10, ge=1, description="Seconds between SIGTERM and SIGKILL of an engine.")
+    pull_timeout_seconds: int = Field(3600, ge=1, description="Longest pull of an image.")
+    start_timeout_seconds: int = Field(120, ge=1, description="Longest time until the container or process runs.")
+    load_stall_seconds: int = Field(
+        900, ge=1, description="An engine whose log says nothing new for this long while it loads has failed."
+    )
+    reconcile_seconds: float = Field(2.0, gt=0, description="Pause between two looks at all engines.")
+    stop_engines_on_exit: bool = Field(False, description="Ctrl-C of `manage.py run` stops the engines too.")
+    simulator_args: StrList = Field([], description="Flags of the stand-in engine, such as --simulate-start-seconds=2.")
+
+    # Requests
+    max_body_bytes: int = Field(8 * 2**20, ge=1024, description="Largest request body; larger ones get 413.")
+    connect_timeout_seconds: float = Field(5, gt=0, description="Longest connect to an engine.")
+    first_byte_timeout_seconds: float = Field(300, gt=0, description="Longest wait for an engine's first byte.")
+    idle_timeout_seconds: float = Field(60, gt=0, description="Longest silence of an engine within an answer.")
+    total_timeout_seconds: float = Field(3600, gt=0, description="Longest answer.")
+    write_timeout_seconds: float = Field(60, gt=0, description="Longest time a client may take no byte of its answer.")
+    reservation_lease_seconds: float = Field(30, gt=1, description="Life of a reservation that nobody renews.")
+
+    # /llm_request
+    llm_system_prompt: str = Field("You are a helpful assistant.", description="System prompt of /llm_request.")
+    llm_temperature: float = Field(0.7, ge=0, le=2, description="Temperature of /llm_request.")
+    llm_top_p: float = Field(0.9, gt=0, le=1, description="top_p of /llm_request.")
+    llm_max_tokens: int = Field(512, ge=1, description="max_tokens of /llm_request.")
+
+    @model_validator(mode="after")
+    def _idle_within_total(self) -> "Config":
+        if self.idle_timeout_seconds > self.total_timeout_seconds:
+            raise ValueError("idle_timeout_seconds must not exceed total_timeout_seconds")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, YamlConfigSettingsSource(settings_cls, yaml_file=config_file())
+
+    @property
+    def redis_socket(self) -> Path:
+        """Unix socket of the private Redis that `manage.py run` starts."""
+        return self.data_dir / "redis" / "redis.sock"
+
+    @property
+    def redis(self) -> str:
+        return self.redis_url.get_secret_value() if self.redis_url else f"unix://{self.redis_socket}"
+
+    @property
+    def celery_broker(self) -> str:
+        """Celery's spelling of the same address: it calls a unix socket `redis+socket`."""
+        return "redis+socket" + self.redis.removeprefix("unix") if self.redis.startswith("unix://") else self.redis
+
+    @property
+    def database(self) -> str:
+        return (
+            self.database_url.get_secret_value() if self.database_url else f"sqlite:///{self.data_dir}/portal.sqlite3"
+        )
+
+
+def config_file() -> Path:
+    return _absolute(Path(os.environ.get("PORTAL_CONFIG", "cluster_config.yaml")))
+
+
+def read_config(**flags: Any) -> Config:
+    """Reads all sources anew. Raises ConfigError."""
+    if "HF_ENDPOINT" in os.environ and "PORTAL_HF_ENDPOINT" not in os.environ:
+        flags.setdefault("hf_endpoint", os.environ["HF_ENDPOINT"])
+    try:
+        return Config(**flags)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(problem) for problem in error.errors(include_input=False))) from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{config_file()} is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _explain(problem: Any) -> str:
+    name = ".".join(str(part) for part in problem["loc"]) or "settings"
+    if problem["type"] == "extra_forbidden":
+        return f"{name}: no such setting in {config_file()}; cluster_config.example.yaml names them all"
+    return f"{name}: {problem['msg']} (set it in {config_file()} or as PORTAL_{name.upper()})"
+
+
+@lru_cache(maxsize=1)
+def get_config() -> Config:
+    """The settings of this process; read once."""
+    return read_config()
+
+
+def environment(**additions: str) -> dict[str, str]:
+    """This process's environment with additions: what a child of the portal gets."""
+    return {**os.environ, **additions}
