@@ -9,6 +9,15 @@ from django.utils import timezone
 from engines.states import ACTIVE, SERVING, Desired, State
 
 
+def new_engine_id() -> uuid.UUID:
+    """A random id. Clients of the documented API cut `/v1/completions` off an endpoint's right end as a set of
+    characters, which would eat into an id that ends in one of these."""
+    while True:
+        identity = uuid.uuid4()
+        if identity.hex[-1] not in "1ce":
+            return identity
+
+
 class EngineQuerySet(models.QuerySet["Engine"]):
     def active(self) -> "EngineQuerySet":
         return self.filter(state__in=ACTIVE)
@@ -32,7 +41,7 @@ class Engine(models.Model):
         GENERATE = "generate"
         EMBED = "embed"
 
-    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    id = models.UUIDField(primary_key=True, default=new_engine_id, editable=False)
     name = models.CharField(max_length=80, unique=True, help_text="Also a name of the model in requests.")
     owner = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="engines",

@@ -1,3 +1,4 @@
-from django.urls import URLPattern
+from inference.api import LlmRequestView
+from vllm_portal.rest import endpoint
 
-urlpatterns: list[URLPattern] = []
+urlpatterns = [endpoint("llm_request", LlmRequestView.as_view(), "llm-request")]

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import django
 import pytest
 
 _DIRECTORY = Path(tempfile.mkdtemp(prefix="portal-test-"))
@@ -14,11 +15,17 @@ atexit.register(shutil.rmtree, _DIRECTORY, ignore_errors=True)
 for _name in [name for name in os.environ if name.startswith("PORTAL_") and name != "PORTAL_DATABASE_URL"]:
     del os.environ[_name]
 os.environ |= {
+    # Named here and not in pyproject.toml: Django must not read its settings before the lines below are in force.
+    "DJANGO_SETTINGS_MODULE": "vllm_portal.settings",
     "PORTAL_CONFIG": str(_DIRECTORY / "none.yaml"),
     "PORTAL_DATA_DIR": str(_DIRECTORY),
     "PORTAL_LAUNCHER": "simulator",
     "PORTAL_HF_CHECK": "false",
 }
+
+django.setup()  # before the conftest files of the folders below, which import models
+# Processes that pytest-xdist starts inherit the environment: with this they would read the settings before this file.
+del os.environ["DJANGO_SETTINGS_MODULE"]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,6 +38,12 @@ def redis_server():
     yield process
     process.terminate()
     process.wait(timeout=10)
+
+
+@pytest.fixture(autouse=True)
+def quick_passwords(settings):
+    """A slow hash proves nothing here and takes most of the time of a test."""
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,220 @@
+"""A prompt with its history to an engine, and the answer's text back: what `/llm_request` does between its database
+look-ups. The request takes the same way as everybody's: admission, relay, ledger."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from inference.body import Kind, parse
+from inference.errors import ApiError, EngineError, InvalidRequest, ModelNotFound
+from inference.gateway import Gateway
+from inference.relay import Call, Headers
+from inference.routing import Caller, Route
+from vllm_portal.log import request_id
+
+_ENGINE_ID = re.compile(r"/engines/([0-9a-f-]{36})(?:/|\Z)")
+_THINKING = re.compile(r"\A\s*(?:<think>)?.*?</think>\s*", re.DOTALL)
+OVERHEAD_TOKENS = 256
+
+Turn = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a caller of `/llm_request` wants to know, and how."""
+
+    text: str
+    system: str
+    history: list[Turn] = field(default_factory=list)
+    temperature: float = 0.7
+    top_p: float = 0.9
+    max_tokens: int = 512
+
+
+async def find_engine(plane: Gateway, caller: Caller, endpoint: str, model: str) -> Route:
+    """The engine that `endpoint` names, in whatever form a client kept of it: the id in it is looked up among the
+    engines of the caller, and nothing of it is ever used as an address. "" : by model. Raises ApiError."""
+    found = _ENGINE_ID.search(endpoint)
+    if endpoint and not found:
+        raise ModelNotFound("inference_endpoint names no engine; take one from /active_models/.")
+    try:
+        route = _look_up(plane, caller, found, model)
+    except ModelNotFound:
+        await plane.refresh_routes_if_old()
+        route = _look_up(plane, caller, found, model)
+    if found and model not in ("", route.model, route.name):
+        raise InvalidRequest(f"The engine at inference_endpoint serves {route.model}.", param="model")
+    if route.task != "generate":
+        raise InvalidRequest(f"{route.model} makes embeddings and cannot chat.", param="model")
+    return route
+
+
+def _look_up(plane: Gateway, caller: Caller, found: re.Match[str] | None, model: str) -> Route:
+    return plane.routes.engine(caller, found[1]) if found else plane.routes.model(caller, model or None)
+
+
+async def answer(plane: Gateway, caller: Caller, route: Route, prompt: Prompt) -> str:
+    """The answer's text, without what a reasoning model thought on the way. Raises ApiError."""
+    call = await _call(plane, caller, route, prompt, stream=False)
+    collected = _Collector()
+    await plane.relay.serve(call, collected)
+    return visible(_text(b"".join(collected.parts), call.kind))
+
+
+async def stream(plane: Gateway, caller: Caller, route: Route, prompt: Prompt) -> AsyncIterator[str]:
+    """The answer's text in pieces. Raises ApiError, also in the middle. Closing the iterator aborts the answer."""
+    call = await _call(plane, caller, route, prompt, stream=True)
+    pieces: asyncio.Queue[bytes | None] = asyncio.Queue(maxsize=64)
+    serving = asyncio.create_task(_serve_into(plane, call, pieces))
+    text, shown = "", 0
+    try:
+        while (piece := await pieces.get()) is not None:
+            for event in piece.split(b"\n\n"):
+                text += _delta(event, call.kind)
+            seen = _visible_so_far(text)
+            if len(seen) > shown:
+                yield seen[shown:]
+                shown = len(seen)
+        await serving
+    finally:
+        serving.cancel()
+
+
+async def _serve_into(plane: Gateway, call: Call, pieces: Any) -> None:
+    try:
+        await plane.relay.serve(call, _QueueClient(pieces))
+    except asyncio.CancelledError:
+        raise  # nobody reads any more
+    except ApiError:
+        await pieces.put(None)
+        raise
+    await pieces.put(None)
+
+
+class _Collector:
+    def __init__(self) -> None:
+        self.parts: list[bytes] = []
+
+    async def start(self, status: int, headers: Headers) -> None:
+        return None
+
+    async def send(self, data: bytes, *, more: bool = True) -> None:
+        self.parts.append(data)
+
+
+class _QueueClient:
+    def __init__(self, pieces: Any) -> None:
+        self._pieces = pieces
+
+    async def start(self, status: int, headers: Headers) -> None:
+        return None
+
+    async def send(self, data: bytes, *, more: bool = True) -> None:
+        if data:
+            await self._pieces.put(data)
+
+
+async def _call(plane: Gateway, caller: Caller, route: Route, prompt: Prompt, *, stream: bool) -> Call:
+    history = await _fitting_history(plane, route, prompt)
+    kind = Kind.CHAT if route.has_chat_template else Kind.COMPLETION
+    fields: dict[str, Any] = {
+        "model": route.model,
+        "temperature": prompt.temperature,
+        "top_p": prompt.top_p,
+        "max_tokens": min(prompt.max_tokens, route.max_model_len - 1),
+        "stream": stream,
+        **_conversation(route, prompt, history),
+    }
+    if kind is Kind.COMPLETION:
+        fields["stop"] = ["\nUser:"]
+    path = "/v1/chat/completions" if kind is Kind.CHAT else "/v1/completions"
+    return Call(caller, route, path, kind, parse(msgspec.json.encode(fields), kind), request_id.get())
+
+
+def _conversation(route: Route, prompt: Prompt, history: list[Turn]) -> dict[str, Any]:
+    """As chat messages, or as a plain transcript for a model that has no chat template."""
+    if route.has_chat_template:
+        messages = [{"role": "system", "content": prompt.system}] if prompt.system else []
+        for question, reply in history:
+            messages += [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
+        return {"messages": [*messages, {"role": "user", "content": prompt.text}]}
+    lines = [prompt.system, ""] if prompt.system else []
+    for question, reply in history:
+        lines += [f"User: {question}", f"Assistant: {reply}"]
+    return {"prompt": "\n".join([*lines, f"User: {prompt.text}", "Assistant:"])}
+
+
+async def _fitting_history(plane: Gateway, route: Route, prompt: Prompt) -> list[Turn]:
+    """The newest turns that fit the model's context beside prompt and answer, counted by the engine's tokenizer where
+    a count is needed. The answer keeps at least half of the context if it wants that much."""
+    history = prompt.history
+    room = route.max_model_len - min(prompt.max_tokens, route.max_model_len // 2)
+    while history:
+        conversation = _conversation(route, prompt, history)
+        if len(msgspec.json.encode(conversation)) + OVERHEAD_TOKENS <= room:
+            return history
+        tokens = await plane.relay.tokenize(route, {"model": route.model, **conversation})
+        if tokens <= room:
+            return history
+        # At least one turn goes; far over the room, as many as are in proportion too many.
+        keep = min(len(history) - 1, int(len(history) * room / tokens) + 1)
+        history = history[len(history) - keep :]
+    return history
+
+
+class _Message(msgspec.Struct):
+    content: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Message | None = None
+    delta: _Message | None = None
+    text: str | None = None
+
+
+class _Answer(msgspec.Struct):
+    choices: list[_Choice] = []
+    error: Any = None
+
+
+def _text(data: bytes, kind: Kind) -> str:
+    try:
+        choice = msgspec.json.decode(data, type=_Answer).choices[0]
+    except (msgspec.DecodeError, IndexError):
+        raise EngineError("The engine's answer cannot be read.") from None
+    if kind is Kind.CHAT:
+        return (choice.message and choice.message.content) or ""
+    return (choice.text or "").strip()
+
+
+def _delta(event: bytes, kind: Kind) -> str:
+    if not event.startswith(b"data: {"):
+        return ""
+    try:
+        chunk = msgspec.json.decode(event[6:], type=_Answer)
+    except msgspec.DecodeError:
+        return ""
+    if chunk.error:
+        message = chunk.error.get("message", "") if isinstance(chunk.error, dict) else str(chunk.error)
+        raise EngineError(message or "The engine failed.")
+    if not chunk.choices:
+        return ""
+    choice = chunk.choices[0]
+    return (choice.text if kind is Kind.COMPLETION else choice.delta and choice.delta.content) or ""
+
+
+def visible(text: str) -> str:
+    """The text after a model's `<think>…</think>`; "" while that is not closed."""
+    if "</think>" in text:
+        return _THINKING.sub("", text, count=1)
+    return "" if text.lstrip().startswith("<think>") else text
+
+
+def _visible_so_far(text: str) -> str:
+    """Of an answer that still grows: a beginning that may become `<think>` is held back."""
+    start = text.lstrip()
+    return "" if "<think>".startswith(start[:7]) else visible(text)

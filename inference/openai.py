@@ -1,0 +1,260 @@
+"""The data plane's front: a small ASGI application for the inference paths; all others go to `fallback` (Django).
+
+    /v1/models, /v1/models/<name>, /v1/chat/completions, /v1/completions, /v1/embeddings
+    /chat/completions                       the same as /v1/chat/completions
+    /engines/<id>/v1/…                      the same, addressed to one engine
+
+Each with and without a trailing slash. No middleware, no ORM, no session: who calls, what they may spend and where it
+goes is in memory or one round trip to Redis.
+"""
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import msgspec
+
+from inference.body import Kind, parse
+from inference.errors import ApiError, InvalidRequest, ModelNotFound
+from inference.gateway import Gateway, gateway
+from inference.relay import Call, ClientGone, Headers
+from inference.routing import Caller, Route
+from vllm_portal.config import get_config
+from vllm_portal.log import request_id
+from vllm_portal.middleware import new_request_id
+
+logger = logging.getLogger(__name__)
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+KINDS = {
+    "/v1/chat/completions": Kind.CHAT,
+    "/v1/completions": Kind.COMPLETION,
+    "/v1/embeddings": Kind.EMBEDDING,
+}
+_ENGINE = re.compile(r"/engines/([0-9a-f-]{36})(?:/v1)?(/.+)\Z")
+
+
+class DataPlane:
+    def __init__(self, fallback: Application) -> None:
+        self._fallback = fallback
+        self._max_body_bytes = get_config().max_body_bytes
+        self._write_timeout_s = get_config().write_timeout_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+            return
+        path: str = scope["path"]
+        if scope["type"] != "http" or not path.startswith(("/v1/", "/chat/completions", "/engines/")):
+            await self._fallback(scope, receive, send)
+            return
+        path = path.rstrip("/")
+        engine_id = None
+        if path.startswith("/engines/"):
+            found = _ENGINE.match(path)
+            engine_id, path = (found[1], "/v1" + found[2]) if found else ("", path)
+        elif path == "/chat/completions":
+            path = "/v1/chat/completions"
+        await self._answer(scope, receive, send, path, engine_id)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                running = await gateway()
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                await running.stop()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, path: str, engine_id: str | None) -> None:
+        headers = dict(scope["headers"])
+        identity = new_request_id(headers.get(b"x-request-id", b"").decode("ascii", "replace"))
+        token = request_id.set(identity)
+        reply = Reply(send, identity, self._write_timeout_s)
+        try:
+            await self._dispatch(scope["method"], path, engine_id, headers, receive, reply, identity)
+        except ApiError as error:
+            await reply.error(error)
+        except ClientGone:
+            return
+        except Exception:
+            logger.exception("a request failed in the portal itself")
+            await reply.error(ApiError("The portal failed; its operator finds the cause in the log."))
+        finally:
+            request_id.reset(token)
+
+    async def _dispatch(
+        self,
+        method: str,
+        path: str,
+        engine_id: str | None,
+        headers: dict[bytes, bytes],
+        receive: Receive,
+        reply: "Reply",
+        identity: str,
+    ) -> None:
+        plane = await gateway()
+        caller = await plane.callers.identify(headers.get(b"authorization", b""))
+        kind = KINDS.get(path)
+        if kind is None:
+            await self._models(method, path, engine_id, headers, plane, reply)
+            return
+        if method != "POST":
+            raise InvalidRequest(f"{method} is not allowed here; use POST.", status=405, code="method_not_allowed")
+        body = parse(await self._read(headers, receive), kind)
+        route = await _find(plane, caller, engine_id, body.model)
+        call = Call(caller, route, path, kind, body, identity)
+        await _until_gone(plane.relay.serve(call, reply), receive)
+
+    async def _models(
+        self,
+        method: str,
+        path: str,
+        engine_id: str | None,
+        headers: dict[bytes, bytes],
+        plane: Gateway,
+        reply: "Reply",
+    ) -> None:
+        if path != "/v1/models" and not path.startswith("/v1/models/"):
+            raise InvalidRequest("There is no such endpoint; /api/docs/ lists them.", status=404, code="not_found")
+        if method not in ("GET", "HEAD"):
+            raise InvalidRequest(f"{method} is not allowed here; use GET.", status=405, code="method_not_allowed")
+        # Nothing is admitted here that would check whether the token still counts, so the database is asked.
+        plane.callers.forget_one(headers[b"authorization"])
+        caller = await plane.callers.identify(headers[b"authorization"])
+        routes = plane.routes.usable_by(caller) if engine_id is None else [plane.routes.engine(caller, engine_id)]
+        models = _describe(routes)
+        if path == "/v1/models":
+            await reply.json({"object": "list", "data": list(models.values())})
+            return
+        name = path.removeprefix("/v1/models/")
+        if name not in models:
+            raise ModelNotFound(f"The model `{name[:200]}` does not exist or you may not use it.", param="model")
+        await reply.json(models[name])
+
+    async def _read(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:
+        """The request's body. Raises InvalidRequest when it is too large, counted in bytes that came."""
+        if headers.get(b"content-encoding", b"identity") != b"identity":
+            raise InvalidRequest("Send the body uncompressed.", status=415, code="unsupported_encoding")
+        if int(headers.get(b"content-length", b"0") or b"0") > self._max_body_bytes:
+            raise self._too_large()
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientGone
+            part = message.get("body", b"")
+            size += len(part)
+            if size > self._max_body_bytes:
+                raise self._too_large()
+            parts.append(part)
+            if not message.get("more_body"):
+                return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def _too_large(self) -> InvalidRequest:
+        message = f"The body is larger than {self._max_body_bytes} bytes."
+        return InvalidRequest(message, status=413, code="request_too_large")
+
+
+class Reply:
+    """Writes one answer; at most one start."""
+
+    def __init__(self, send: Send, identity: str, write_timeout_s: float) -> None:
+        self._send = send
+        self._identity = identity.encode()
+        self._write_timeout_s = write_timeout_s
+        self.started = False
+
+    async def start(self, status: int, headers: Headers) -> None:
+        self.started = True
+        headers = [*headers, (b"x-request-id", self._identity)]
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def send(self, data: bytes, *, more: bool = True) -> None:
+        """Raises ClientGone when the client takes nothing for too long."""
+        try:
+            async with asyncio.timeout(self._write_timeout_s):
+                await self._send({"type": "http.response.body", "body": data, "more_body": more})
+        except TimeoutError:
+            raise ClientGone from None
+
+    async def json(self, value: Any, status: int = 200) -> None:
+        data = msgspec.json.encode(value)
+        await self.start(status, [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(data))])
+        await self.send(data, more=False)
+
+    async def error(self, error: ApiError) -> None:
+        """Into the answer, or into its stream if that has begun."""
+        data = error.body()
+        if self.started:
+            await self.send(b"data: " + data + b"\n\n", more=False)
+            return
+        await self.start(error.status, [*error.headers(), (b"content-length", b"%d" % len(data))])
+        await self.send(data, more=False)
+
+
+async def _until_gone(serving: Awaitable[None], receive: Receive) -> None:
+    """Serves until done, or cancels it as soon as the client leaves. Raises what serving raises."""
+    task = asyncio.current_task()
+    assert task is not None
+    gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        task.cancel()
+
+    watcher = asyncio.get_running_loop().create_task(watch())
+    try:
+        await serving
+    except asyncio.CancelledError:
+        if gone and task.uncancel() == 0:
+            return
+        raise
+    finally:
+        watcher.cancel()
+
+
+async def _find(plane: Gateway, caller: Caller, engine_id: str | None, model: str | None) -> Route:
+    """The engine for a request. One that is not known may have become ready a moment ago: look again, once."""
+    try:
+        return _lookup(plane, caller, engine_id, model)
+    except ModelNotFound:
+        await plane.refresh_routes_if_old()
+        return _lookup(plane, caller, engine_id, model)
+
+
+def _lookup(plane: Gateway, caller: Caller, engine_id: str | None, model: str | None) -> Route:
+    if engine_id is not None:
+        return plane.routes.engine(caller, engine_id)
+    return plane.routes.model(caller, model)
+
+
+def _describe(routes: list[Route]) -> dict[str, dict[str, Any]]:
+    """OpenAI's model objects by name; engines of one model are one entry that names them."""
+    models: dict[str, dict[str, Any]] = {}
+    for route in sorted(routes, key=lambda route: (route.created, route.name)):
+        entry = models.setdefault(
+            route.model,
+            {
+                "id": route.model,
+                "object": "model",
+                "created": route.created,
+                "owned_by": "vllm-portal",
+                "max_model_len": route.max_model_len,
+                "engines": [],
+            },
+        )
+        entry["engines"].append(route.name)
+    return models

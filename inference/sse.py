@@ -1,0 +1,163 @@
+"""Server-sent events as vLLM writes them: `data: {json}\\n\\n`, ended by `data: [DONE]\\n\\n`. Pure.
+
+The portal always asks the engine for usage in every chunk, so that a stream that is cut off has an exact count. What
+the client did not ask for is taken out again here, by position and without decoding the chunk: within JSON the bytes
+`"usage":` are always a key, since a quote inside a string is escaped.
+"""
+
+import msgspec
+
+MAX_EVENT_BYTES = 4 * 2**20
+DONE = b"data: [DONE]"
+
+
+class Usage(msgspec.Struct):
+    """Token counts as the engine gave them; null and missing count as 0."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int | None = 0
+    prompt_tokens_details: "PromptDetails | None" = None
+
+    @property
+    def generated_tokens(self) -> int:
+        return self.completion_tokens or 0
+
+    @property
+    def cached_tokens(self) -> int:
+        return (self.prompt_tokens_details and self.prompt_tokens_details.cached_tokens) or 0
+
+
+class PromptDetails(msgspec.Struct):
+    cached_tokens: int | None = 0
+
+
+class _Answer(msgspec.Struct):
+    usage: Usage | None = None
+
+
+class _Choice(msgspec.Struct):
+    index: int = 0
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] = []
+    usage: Usage | None = None
+
+
+_decode_usage = msgspec.json.Decoder(Usage).decode
+_decode_answer = msgspec.json.Decoder(_Answer).decode
+_decode_chunk = msgspec.json.Decoder(_Chunk).decode
+
+
+class BadStream(ValueError):
+    """The bytes are no event stream of an engine; the message says why."""
+
+
+def answer_usage(body: bytes) -> Usage | None:
+    """The usage of an answer that was not streamed; None: it has none."""
+    try:
+        return _decode_answer(body).usage
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+class Filter:
+    """One stream on its way from the engine to the client.
+
+    `feed(bytes)` gives the bytes to pass on now. Whole events pass; the beginning of an event waits for its end, which
+    costs nothing in practice, since vLLM writes an event at a time. After each call `prompt_tokens` and
+    `generated_tokens` are the engine's latest counts, `done` tells that [DONE] came and `failed` that an error event
+    came (vLLM sends [DONE] after that, too).
+    """
+
+    def __init__(
+        self, *, keep_usage: bool, keep_continuous: bool, choices: int = 1, choices_per_prompt: int = 1
+    ) -> None:
+        """keep_usage: the client asked for the usage chunk at the end. keep_continuous: for usage in each chunk.
+        `choices` > 1 means that an event's usage counts one choice alone, and the counts are the sum."""
+        self._keep_usage = keep_usage
+        self._keep_continuous = keep_continuous
+        self._choices = choices
+        self._choices_per_prompt = choices_per_prompt
+        self._per_choice: dict[int, Usage] = {}
+        self._rest = b""
+        self.prompt_tokens = 0
+        self.generated_tokens = 0
+        self.cached_tokens = 0
+        self.counted = False
+        """The engine has told a count at least once."""
+        self.final = False
+        """The count is the engine's last word."""
+        self.done = False
+        self.failed = False
+
+    def feed(self, data: bytes) -> bytes:
+        """Raises BadStream for an event without end or a usage that is not JSON."""
+        if self._rest:
+            data = self._rest + data
+        end = data.rfind(b"\n\n")
+        if end < 0:
+            self._hold(data)
+            return b""
+        end += 2
+        self._hold(data[end:])
+        whole = data if end == len(data) else data[:end]
+        if whole.count(b"\n\n") == 1:
+            return self._event(whole)
+        return b"".join([self._event(event + b"\n\n") for event in whole[:-2].split(b"\n\n")])
+
+    def _hold(self, rest: bytes) -> None:
+        if len(rest) > MAX_EVENT_BYTES:
+            raise BadStream("an event of the stream does not end")
+        self._rest = rest
+
+    def _event(self, event: bytes) -> bytes:
+        at = event.rfind(b'"usage":')
+        if at < 0:
+            if event.startswith(DONE):
+                self.done = True
+            elif event.startswith(b'data: {"error"'):
+                self.failed = True
+            return event
+        end = event.find(b"}", at)
+        if event[at + 8 : at + 9] != b"{" or end < 0:
+            return event  # "usage":null
+        end += 1
+        details = event.find(b"{", at + 9, end)
+        if details >= 0:  # prompt_tokens_details: an object within
+            end = event.find(b"}", end) + 1
+        usage_json = event[at + 8 : end]
+        try:
+            usage = _decode_usage(usage_json)
+        except msgspec.DecodeError as error:
+            raise BadStream(f"its usage cannot be read: {error}") from None
+        last = b'"choices":[]' in event
+        self._count(event, usage, last)
+        if last:
+            return event if self._keep_usage else b""
+        if self._keep_continuous:
+            return event
+        start = at - 1 if event[at - 1 : at] == b"," else at
+        return event[:start] + event[end:]
+
+    def _count(self, event: bytes, usage: Usage, last: bool) -> None:
+        self.counted = True
+        self.cached_tokens = max(self.cached_tokens, usage.cached_tokens)
+        if last or self._choices == 1:
+            self.final = last
+            self.prompt_tokens, self.generated_tokens = usage.prompt_tokens, usage.generated_tokens
+            return
+        try:
+            choices = _decode_chunk(event[6:]).choices
+        except msgspec.DecodeError as error:
+            raise BadStream(f"a chunk cannot be read: {error}") from None
+        for choice in choices:
+            self._per_choice[choice.index] = usage
+        self.generated_tokens = sum(usage.generated_tokens for usage in self._per_choice.values())
+        prompts = {index // self._choices_per_prompt: usage for index, usage in self._per_choice.items()}
+        self.prompt_tokens = sum(usage.prompt_tokens for usage in prompts.values())
+
+    def finish(self) -> bytes:
+        """What is left at the end of the stream: bytes of an event that never ended."""
+        rest, self._rest = self._rest, b""
+        return rest

@@ -1,0 +1,125 @@
+"""From the live ledger to the database, and back. Synchronous; one process at a time holds the ledger's lock.
+
+    outbox (Redis) ── flush ──> UsageRecord + TokenLimit, in one transaction ── then trimmed from the outbox
+
+A crash between the two writes the same records again, which the unique request id turns into nothing. So the database
+counts each request once, and `load` can rebuild a user's live counters from it at any time.
+"""
+
+import json
+import logging
+from collections import defaultdict
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+from django.db import transaction
+from django.db.models import F
+
+from accounts.models import TokenLimit, User
+from engines.models import Engine
+from inference.ledger_link import SCRIPT
+from inference.models import UsageRecord
+from vllm_portal.redis_client import client
+
+logger = logging.getLogger(__name__)
+
+OUTBOX = "outbox"
+BATCH = 500
+LOCK_S = 60
+
+# Trims only what was written: had the lock run out, another process may have trimmed it already.
+_TRIM = """
+if redis.call('LINDEX', KEYS[1], 0) == ARGV[1] and redis.call('LINDEX', KEYS[1], ARGV[2] - 1) == ARGV[3] then
+  redis.call('LTRIM', KEYS[1], ARGV[2], -1) return 1
+end
+return 0
+"""
+
+
+@lru_cache(maxsize=1)
+def _script() -> Any:
+    return client().register_script(SCRIPT.decode())
+
+
+def flush() -> int:
+    """Writes what is in the outbox to the database; how many records. Raises redis.RedisError, DatabaseError: then
+    nothing is lost, the next flush does it."""
+    if not client().exists(OUTBOX):
+        return 0
+    with _lock():
+        return _flush()
+
+
+def load(user_id: int) -> None:
+    """Puts a user's limits and counters from the database into the live ledger. A user who does not exist is not
+    loaded. Raises redis.RedisError, DatabaseError."""
+    with _lock():
+        _flush()
+        user = User.objects.select_related("token_limit").filter(pk=user_id).first()
+        if user is None:
+            return
+        limit = user.token_limit
+        _script()(
+            args=[
+                "load", user_id, limit.prompt_token_limit, limit.gen_token_limit, limit.prompt_token_number,
+                limit.gen_token_number, user.token_version, int(user.is_active),
+            ]
+        )  # fmt: skip
+
+
+def _lock() -> Any:
+    return client().lock("lock:ledger", timeout=LOCK_S, blocking_timeout=5)
+
+
+def _flush() -> int:
+    written = 0
+    while lines := client().lrange(OUTBOX, 0, BATCH - 1):
+        records = [json.loads(line) for line in lines]
+        _write(records)
+        client().eval(_TRIM, 1, OUTBOX, lines[0], len(lines), lines[-1])
+        written += len(records)
+    return written
+
+
+def _write(records: list[dict[str, Any]]) -> None:
+    by_id = {record["request_id"]: record for record in records}
+    users = {record["user_id"] for record in records}
+    with transaction.atomic():
+        # Locked in one order: whoever writes the same records at once waits here and then finds them written.
+        locked = TokenLimit.objects.select_for_update().filter(user_id__in=users).order_by("user_id")
+        existing_users = set(locked.values_list("user_id", flat=True))
+        existing_engines = set(
+            map(str, Engine.objects.filter(pk__in={r["engine_id"] for r in records}).values_list("pk", flat=True))
+        )
+        written = set(UsageRecord.objects.filter(request_id__in=by_id).values_list("request_id", flat=True))
+        new = [record for request_id, record in by_id.items() if request_id not in written]
+        UsageRecord.objects.bulk_create(_row(record, existing_users, existing_engines) for record in new)
+        totals: dict[int, list[int]] = defaultdict(lambda: [0, 0])
+        for record in new:
+            totals[record["user_id"]][0] += record["prompt_tokens"]
+            totals[record["user_id"]][1] += record["generated_tokens"]
+        for user_id, (prompt, generated) in totals.items():
+            TokenLimit.objects.filter(user_id=user_id).update(
+                prompt_token_number=F("prompt_token_number") + prompt,
+                gen_token_number=F("gen_token_number") + generated,
+            )
+
+
+def _row(record: dict[str, Any], users: set[int], engines: set[str]) -> UsageRecord:
+    return UsageRecord(
+        request_id=record["request_id"],
+        user_id=record["user_id"] if record["user_id"] in users else None,
+        engine_id=record["engine_id"] if record["engine_id"] in engines else None,
+        model=record["model"],
+        path=record["path"],
+        streamed=record["streamed"],
+        prompt_tokens=record["prompt_tokens"],
+        cached_tokens=record.get("cached_tokens", 0),
+        generated_tokens=record["generated_tokens"],
+        exact=record["exact"],
+        outcome=record["outcome"],
+        started_at=datetime.fromtimestamp(record["started_ms"] / 1000, UTC),
+        first_token_ms=record.get("first_token_ms"),
+        duration_ms=record["duration_ms"],
+    )
