@@ -66,6 +66,7 @@ class Admission:
         self._lease_ms = b"%d" % int(lease_s * 1000)
         self._open: dict[str, Reservation] = {}
         self._unsettled: list[tuple[bytes, ...]] = []
+        self._settling = 0
 
     @property
     def open_requests(self) -> int:
@@ -158,18 +159,23 @@ class Admission:
 
     def _send_settlement(self, operation: tuple[bytes, ...]) -> None:
         def landed(answer: Any) -> None:
+            self._settling -= 1
             if isinstance(answer, LedgerAway):
                 self._unsettled.append(operation)
 
+        self._settling += 1
         self._link.call(landed, *operation)
 
     async def tick(self) -> None:
         """Once a second: sends settlements that did not get through, checkpoints what moved, renews the leases."""
+        self._resend()
+        for reservation in list(self._open.values()):
+            self._checkpoint(reservation)
+
+    def _resend(self) -> None:
         unsettled, self._unsettled = self._unsettled, []
         for operation in unsettled:
             self._send_settlement(operation)
-        for reservation in list(self._open.values()):
-            self._checkpoint(reservation)
 
     def _checkpoint(self, reservation: Reservation) -> None:
         def landed(answer: Any) -> None:
@@ -192,12 +198,10 @@ class Admission:
     async def drain(self, timeout_s: float) -> bool:
         """Waits until nothing is open and every settlement has got through. False: it did not come to that in time."""
         deadline = asyncio.get_running_loop().time() + timeout_s
-        while self._open or self._unsettled:
+        while self._open or self._unsettled or self._settling:
             if asyncio.get_running_loop().time() > deadline:
                 return False
-            for operation in self._unsettled:
-                self._send_settlement(operation)
-            self._unsettled = []
+            self._resend()
             await asyncio.sleep(0.02)
         return True
 

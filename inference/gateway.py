@@ -97,7 +97,7 @@ class Gateway:
         await asyncio.gather(*self._clocks, return_exceptions=True)
         await self._flush()
         self._pool.close()
-        self._link.close()
+        await self._link.close()
         self._database.shutdown()
         _gateways.pop(asyncio.get_running_loop(), None)
 

@@ -44,6 +44,7 @@ class LedgerLink(asyncio.Protocol):
         self._armed = False
         self._watchdog: asyncio.TimerHandle | None = None
         self._reconnecting: asyncio.Task[None] | None = None
+        self._ended = asyncio.Event()
         self._closed = False
 
     async def open(self) -> None:
@@ -72,6 +73,7 @@ class LedgerLink(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]
+        self._ended.clear()
         self._reader = hiredis.Reader()
         parts = urlsplit(self._url)
         setup = []
@@ -109,12 +111,9 @@ class LedgerLink(asyncio.Protocol):
 
     def _flush(self) -> None:
         self._armed = False
-        if not self._callbacks or self._setup_answers:
-            if self._transport is None:
-                self._fail_waiting(LedgerAway("not connected"))
-            return
         if self._transport is None:
             self._fail_waiting(LedgerAway("not connected"))
+        if not self._callbacks or self._transport is None or self._setup_answers:
             return
         arguments, self._arguments = self._arguments, []
         self._flight, self._callbacks = self._callbacks, []
@@ -162,6 +161,7 @@ class LedgerLink(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        self._ended.set()
         if self._watchdog:
             self._watchdog.cancel()
         flight, self._flight = self._flight, []
@@ -185,13 +185,15 @@ class LedgerLink(asyncio.Protocol):
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, 1.0)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Ends the connection; operations under way get LedgerAway."""
         self._closed = True
         if self._reconnecting:
             self._reconnecting.cancel()
+            await asyncio.gather(self._reconnecting, return_exceptions=True)
         if self._transport:
             self._transport.close()
+            await self._ended.wait()
 
 
 def _command(*parts: bytes) -> bytes:

@@ -128,19 +128,18 @@ def completion(text: str = "hello", prompt: int = 7, generated: int = 3, **extra
 
 def event(text: str, prompt: int, generated: int, index: int = 0) -> bytes:
     """One chunk of a stream with continuous usage, as vLLM writes it: no spaces, usage last."""
-    delta = json.dumps(text)
-    return (
-        '{"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"tiny","choices":[{"index":%d,'
-        '"delta":{"content":%s},"logprobs":null,"finish_reason":null}],"usage":{"prompt_tokens":%d,'
-        '"total_tokens":%d,"completion_tokens":%d}}' % (index, delta, prompt, prompt + generated, generated)
-    ).encode()
+    choice = {"index": index, "delta": {"content": text}, "logprobs": None, "finish_reason": None}
+    return _chunk([choice], prompt, generated)
 
 
 def last_event(prompt: int, generated: int) -> bytes:
-    return (
-        '{"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"tiny","choices":[],"usage":'
-        '{"prompt_tokens":%d,"total_tokens":%d,"completion_tokens":%d}}' % (prompt, prompt + generated, generated)
-    ).encode()
+    return _chunk([], prompt, generated)
+
+
+def _chunk(choices: list, prompt: int, generated: int) -> bytes:
+    usage = {"prompt_tokens": prompt, "total_tokens": prompt + generated, "completion_tokens": generated}
+    head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "tiny"}
+    return json.dumps({**head, "choices": choices, "usage": usage}, separators=(",", ":")).encode()
 
 
 def sse(*events: bytes) -> bytes:

@@ -1,0 +1,254 @@
+"""Admission, settlement and the way to the database, against a real Redis; no engine."""
+
+import asyncio
+import json
+
+import pytest
+from django.db import connection
+
+from accounts.models import TokenLimit
+from inference import usage
+from inference.admission import Admission, PromptTooLarge
+from inference.errors import InvalidKey, LimitReached, TryLater
+from inference.ledger_link import LedgerAway, LedgerLink
+from inference.models import UsageRecord
+from vllm_portal.config import get_config
+from vllm_portal.redis_client import client
+
+META = {"engine_id": "00000000-0000-0000-0000-000000000000", "model": "m", "path": "/v1/x", "streamed": False,
+        "started_ms": 1_900_000_000_000}  # fmt: skip
+
+
+def ledger(scenario, *, lease_s: float = 30.0, load=None):
+    """Runs `scenario(admission)` in an event loop of its own."""
+
+    async def no_load(user_id):
+        raise AssertionError("nothing to load")
+
+    async def main():
+        link = LedgerLink(get_config().redis)
+        await link.open()
+        admission = Admission(link, load or no_load, lease_s)
+        try:
+            return await scenario(admission)
+        finally:
+            await asyncio.sleep(0)
+            await link.ask(b"reap", b"1")  # what was sent before has landed
+            await link.close()
+
+    return asyncio.run(main())
+
+
+def quota(user_id: int = 1, **fields) -> None:
+    values = {"pl": 100, "gl": 50, "pu": 0, "gu": 0, "pr": 0, "gr": 0, "ver": 1, "on": 1, **fields}
+    client().hset(f"quota:{user_id}", mapping=values)
+
+
+def held(user_id: int = 1) -> dict[str, int]:
+    return {name: int(value) for name, value in client().hgetall(f"quota:{user_id}").items()}
+
+
+async def reserve(admission, prompt=10, generated=5, **options):
+    options = {"user_id": 1, "token_version": 1, "meta": META, **options}
+    return await admission.reserve(prompt_tokens=prompt, generated_tokens=generated, **options)
+
+
+def test_a_reservation_holds_and_its_settlement_charges():
+    quota()
+
+    async def scenario(admission):
+        reservation = await reserve(admission)
+        assert (held()["pr"], held()["gr"]) == (10, 5)
+        admission.settle(reservation, prompt_tokens=7, generated_tokens=3, outcome="completed", exact=True)
+        admission.settle(reservation, prompt_tokens=7, generated_tokens=3, outcome="completed", exact=True)
+
+    ledger(scenario)
+    assert {name: held()[name] for name in ("pr", "gr", "pu", "gu")} == {"pr": 0, "gr": 0, "pu": 7, "gu": 3}
+    (line,) = client().lrange("outbox", 0, -1)
+    assert json.loads(line)["generated_tokens"] == 3
+
+
+def test_parallel_reservations_stop_exactly_at_the_limit():
+    quota(gl=50, pl=10_000)
+
+    async def scenario(admission):
+        wishes = [reserve(admission, generated=7) for _ in range(64)]
+        return await asyncio.gather(*wishes, return_exceptions=True)
+
+    outcomes = ledger(scenario)
+    granted = [one.generated_tokens for one in outcomes if not isinstance(one, Exception)]
+    assert sorted(granted) == [1] + [7] * 7
+    assert all(isinstance(one, TryLater) for one in outcomes if isinstance(one, Exception))
+
+
+def test_what_is_granted_is_a_multiple_of_the_number_of_answers():
+    quota(gl=50)
+
+    async def scenario(admission):
+        return (await reserve(admission, generated=90, step=3)).generated_tokens
+
+    assert ledger(scenario) == 48
+
+
+def test_used_up_is_told_apart_from_held_by_others():
+    quota(gl=5)
+
+    async def scenario(admission):
+        reservation = await reserve(admission)
+        with pytest.raises(TryLater):
+            await reserve(admission)
+        admission.settle(reservation, prompt_tokens=1, generated_tokens=5, outcome="completed", exact=True)
+        with pytest.raises(LimitReached):
+            await reserve(admission)
+        with pytest.raises(PromptTooLarge) as refusal:
+            await reserve(admission, prompt=1000)
+        assert (refusal.value.left, refusal.value.free) == (99, 99)
+
+    ledger(scenario)
+
+
+@pytest.mark.parametrize("change", [{"on": 0}, {"ver": 2}])
+def test_a_user_who_was_disabled_or_changed_is_refused(change):
+    quota(**change)
+
+    async def scenario(admission):
+        with pytest.raises(InvalidKey):
+            await reserve(admission)
+
+    ledger(scenario)
+    assert (held()["pr"], held()["gr"]) == (0, 0)
+
+
+def test_a_caller_who_leaves_during_admission_holds_nothing():
+    quota()
+
+    async def scenario(admission):
+        task = asyncio.create_task(reserve(admission))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        for _ in range(3):
+            await admission._link.ask(b"reap", b"1")
+
+    ledger(scenario)
+    assert (held()["pr"], held()["gr"]) == (0, 0)
+    assert client().exists("outbox") == 0
+
+
+def test_a_request_whose_process_died_is_settled_at_its_checkpoint():
+    quota()
+
+    async def dies(admission):
+        reservation = await reserve(admission)
+        reservation.prompt_seen, reservation.generated_seen = 8, 2
+        await admission.tick()
+
+    ledger(dies, lease_s=0.001)
+
+    async def reaps(admission):
+        await asyncio.sleep(0.01)
+        await admission.reap()
+        await admission.reap()
+
+    ledger(reaps)
+    assert {name: held()[name] for name in ("pr", "gr", "pu", "gu")} == {"pr": 0, "gr": 0, "pu": 8, "gu": 2}
+    (line,) = client().lrange("outbox", 0, -1)
+    assert (json.loads(line)["outcome"], json.loads(line)["exact"]) == ("expired", False)
+
+
+def test_a_renewed_lease_is_not_reaped():
+    quota()
+
+    async def scenario(admission):
+        await reserve(admission)
+        await admission.tick()
+        await admission.reap()
+
+    ledger(scenario, lease_s=5)
+    assert held()["pr"] == 10
+
+
+def test_a_settlement_that_redis_missed_is_sent_again(redis_server):
+    quota()
+
+    async def scenario(admission):
+        reservation = await reserve(admission)
+        admission._link._transport.abort()  # the line breaks
+        admission.settle(reservation, prompt_tokens=7, generated_tokens=3, outcome="completed", exact=True)
+        assert await admission.drain(5)
+
+    ledger(scenario)
+    assert (held()["pu"], held()["gu"], held()["pr"]) == (7, 3, 0)
+
+
+def test_without_redis_nothing_is_admitted():
+    async def scenario():
+        link = LedgerLink("unix:///nonexistent/redis.sock")
+        with pytest.raises(LedgerAway):
+            await link.open()
+        admission = Admission(link, None, 30)
+        with pytest.raises(TryLater) as refusal:
+            await reserve(admission)
+        assert refusal.value.status == 503
+        await link.close()
+
+    asyncio.run(scenario())
+
+
+def record(request_id: str, user_id: int, prompt: int = 7, generated: int = 3) -> str:
+    return json.dumps(
+        {
+            **META, "request_id": request_id, "user_id": user_id,
+            "prompt_tokens": prompt, "generated_tokens": generated,
+            "cached_tokens": 0, "outcome": "completed", "exact": True, "first_token_ms": None, "duration_ms": 12,
+        }
+    )  # fmt: skip
+
+
+def numbers(user) -> tuple[int, int]:
+    row = TokenLimit.objects.get(user=user)
+    return row.prompt_token_number, row.gen_token_number
+
+
+def test_the_outbox_reaches_the_database_once(alice):
+    lines = [record(f"r{i}", alice.pk) for i in range(3)]
+    client().rpush("outbox", *lines)
+    assert usage.flush() == 3
+    client().rpush("outbox", *lines)  # as if the process had died before it trimmed
+    usage.flush()
+    assert (UsageRecord.objects.count(), numbers(alice)) == (3, (21, 9))
+    assert client().exists("outbox") == 0
+
+
+def test_a_flush_that_fails_loses_nothing(alice, monkeypatch):
+    client().rpush("outbox", record("r1", alice.pk))
+    with monkeypatch.context() as broken:
+        broken.setattr(UsageRecord.objects, "bulk_create", lambda *_: (_ for _ in ()).throw(OSError("disk")))
+        with pytest.raises(OSError, match="disk"):
+            usage.flush()
+    assert numbers(alice) == (0, 0)
+    usage.flush()
+    assert numbers(alice) == (7, 3)
+
+
+def test_records_of_a_deleted_user_are_kept_without_a_name(alice):
+    client().rpush("outbox", record("r1", alice.pk + 1000))
+    usage.flush()
+    assert UsageRecord.objects.get().user is None
+
+
+def test_loading_a_user_counts_what_is_still_on_its_way_and_what_is_open(alice):
+    TokenLimit.objects.filter(user=alice).update(prompt_token_number=100)
+    client().hset("open:x", mapping={"u": alice.pk, "p": 11, "g": 4, "cp": 0, "cg": 0, "m": "{}"})
+    client().zadd("open", {"x": 4e12})
+    client().rpush("outbox", record("r1", alice.pk))
+    usage.load(alice.pk)
+    assert held(alice.pk) == {
+        "pl": 10_000, "gl": 1_000, "pu": 107, "gu": 3, "pr": 11, "gr": 4, "ver": 1, "on": 1,
+    }  # fmt: skip
+
+
+def test_a_batch_costs_few_queries(alice, django_assert_max_num_queries):
+    client().rpush("outbox", *(record(f"r{i}", alice.pk) for i in range(300)))
+    with django_assert_max_num_queries(12 if connection.vendor == "postgresql" else 14):
+        usage.flush()
