@@ -10,7 +10,6 @@ cannot be had, nothing is let through.
 
 import asyncio
 import logging
-import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +18,7 @@ import msgspec
 
 from inference.errors import InvalidKey, LimitReached, TryLater
 from inference.ledger_link import LedgerAway, LedgerLink
+from vllm_portal.log import new_id
 
 logger = logging.getLogger(__name__)
 _encode = msgspec.json.encode
@@ -85,7 +85,7 @@ class Admission:
         """Holds prompt_tokens and up to generated_tokens (a multiple of `step`, the number of answers; 0: the request
         generates nothing). Raises InvalidKey, PromptTooLarge, LimitReached, TryLater."""
         loop = asyncio.get_running_loop()
-        request_id = uuid.uuid4().hex
+        request_id = new_id()
         least = step if generated_tokens else 0
         meta = {"request_id": request_id, "user_id": user_id, **meta}
         operation = (

@@ -68,6 +68,7 @@ class Gateway:
         )
         self.routes = Routes()
         self._routes_read = 0.0
+        self._loading: dict[int, asyncio.Future[None]] = {}
         self.callers = Callers(self._fetch_caller)
         self.admission = Admission(self._link, self._load_user, config.reservation_lease_seconds)
         self.started = asyncio.Event()
@@ -81,7 +82,7 @@ class Gateway:
         await self.refresh_routes()
         self._clocks = [
             asyncio.create_task(self._every(ROUTES_S, self.refresh_routes)),
-            asyncio.create_task(self._every(FLUSH_S, self._flush)),
+            asyncio.create_task(self._every(FLUSH_S, self._flush_late)),
             asyncio.create_task(self._every(TICK_S, self.admission.tick)),
             asyncio.create_task(self._every(REAP_S, self.admission.reap)),
             asyncio.create_task(self._listen()),
@@ -134,17 +135,26 @@ class Gateway:
             raise TryLater("The portal cannot check who you are now.", status=503, code="unavailable") from None
 
     async def _load_user(self, user_id: int) -> None:
+        """Many requests of one user may find nothing loaded at once; one of them loads. Raises TryLater."""
+        loading = self._loading.get(user_id)
+        if loading is None:
+            loading = self._loading[user_id] = asyncio.ensure_future(self.in_database(usage.load, user_id))
+            loading.add_done_callback(lambda _: self._loading.pop(user_id, None))
         try:
-            await self.in_database(usage.load, user_id)
+            await asyncio.shield(loading)
         except (DatabaseError, redis.RedisError) as error:
             logger.error("cannot load the counters of user %d: %s", user_id, error)
             raise TryLater(
                 "The portal cannot check your limits now.", status=503, code="limits_unavailable", retry_after_s=2
             ) from None
 
-    async def _flush(self) -> None:
+    async def _flush_late(self) -> None:
+        """The worker writes the records. If it does not, this process does, at the cost of its own speed."""
+        await self._flush(get_config().usage_backlog_seconds)
+
+    async def _flush(self, older_than_s: float = 0) -> None:
         try:
-            await self.in_database(usage.flush)
+            await self.in_database(usage.flush, older_than_s)
         except (DatabaseError, redis.RedisError) as error:
             logger.warning("usage records wait in Redis: %s", error)
 

@@ -22,8 +22,7 @@ from inference.gateway import Gateway, gateway
 from inference.relay import Call, ClientGone, Headers
 from inference.routing import Caller, Route
 from vllm_portal.config import get_config
-from vllm_portal.log import request_id
-from vllm_portal.middleware import new_request_id
+from vllm_portal.log import accepted_id, request_id
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +44,7 @@ class DataPlane:
         self._fallback = fallback
         self._max_body_bytes = get_config().max_body_bytes
         self._write_timeout_s = get_config().write_timeout_seconds
+        self._plane: Gateway | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -67,16 +67,18 @@ class DataPlane:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
-                running = await gateway()
+                self._plane = await gateway()
                 await send({"type": "lifespan.startup.complete"})
             else:
-                await running.stop()
+                if self._plane:
+                    await self._plane.stop()
+                    self._plane = None
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, path: str, engine_id: str | None) -> None:
         headers = dict(scope["headers"])
-        identity = new_request_id(headers.get(b"x-request-id", b"").decode("ascii", "replace"))
+        identity = accepted_id(headers.get(b"x-request-id", b"").decode("ascii", "replace"))
         token = request_id.set(identity)
         reply = Reply(send, identity, self._write_timeout_s)
         try:
@@ -101,7 +103,7 @@ class DataPlane:
         reply: "Reply",
         identity: str,
     ) -> None:
-        plane = await gateway()
+        plane = self._plane or await gateway()
         caller = await plane.callers.identify(headers.get(b"authorization", b""))
         kind = KINDS.get(path)
         if kind is None:

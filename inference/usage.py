@@ -8,6 +8,7 @@ counts each request once, and `load` can rebuild a user's live counters from it 
 
 import json
 import logging
+import time
 from collections import defaultdict
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -42,10 +43,14 @@ def _script() -> Any:
     return client().register_script(SCRIPT.decode())
 
 
-def flush() -> int:
-    """Writes what is in the outbox to the database; how many records. Raises redis.RedisError, DatabaseError: then
-    nothing is lost, the next flush does it."""
-    if not client().exists(OUTBOX):
+def flush(older_than_s: float = 0) -> int:
+    """Writes what is in the outbox to the database, if its oldest record waits for that long; how many records.
+    Raises redis.RedisError, DatabaseError: then nothing is lost, the next flush does it."""
+    oldest = client().lindex(OUTBOX, 0)
+    if oldest is None:
+        return 0
+    record = json.loads(oldest)
+    if older_than_s and time.time() - (record["started_ms"] + record["duration_ms"]) / 1000 < older_than_s:
         return 0
     with _lock():
         return _flush()

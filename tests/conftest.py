@@ -21,6 +21,7 @@ os.environ |= {
     "PORTAL_DATA_DIR": str(_DIRECTORY),
     "PORTAL_LAUNCHER": "simulator",
     "PORTAL_HF_CHECK": "false",
+    "PORTAL_USAGE_BACKLOG_SECONDS": "0",  # no worker runs beside the tests
 }
 
 django.setup()  # before the conftest files of the folders below, which import models

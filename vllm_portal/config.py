@@ -17,6 +17,7 @@ from pydantic_settings import (
     NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     YamlConfigSettingsSource,
 )
 
@@ -134,6 +135,11 @@ class Config(BaseSettings):
     write_timeout_seconds: float = Field(60, gt=0, description="Longest time a client may take no byte of its answer.")
     reservation_lease_seconds: float = Field(30, gt=1, description="Life of a reservation that nobody renews.")
 
+    usage_flush_seconds: float = Field(0.5, gt=0, description="Pause between two writings of usage records.")
+    usage_backlog_seconds: float = Field(
+        5, ge=0, description="Records that wait this long for the worker are written by the web process itself."
+    )
+
     # /llm_request
     llm_system_prompt: str = Field("You are a helpful assistant.", description="System prompt of /llm_request.")
     llm_temperature: float = Field(0.7, ge=0, le=2, description="Temperature of /llm_request.")
@@ -190,6 +196,10 @@ def read_config(**flags: Any) -> Config:
         return Config(**flags)
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(problem) for problem in error.errors(include_input=False))) from None
+    except SettingsError as error:  # a variable that must be JSON, such as PORTAL_ENGINE_ENV, and is not
+        raise ConfigError(f"{' '.join(str(error).split())}: it must be JSON") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read {config_file()}: {error.strerror}") from None
     except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{config_file()} is not valid YAML: {' '.join(str(error).split())}") from None
 
@@ -210,3 +220,18 @@ def get_config() -> Config:
 def environment(**additions: str) -> dict[str, str]:
     """This process's environment with additions: what a child of the portal gets."""
     return {**os.environ, **additions}
+
+
+def hand_on(flags: dict[str, str]) -> None:
+    """Makes flags (setting: value) count in this process and in all it starts. To be called before `get_config`."""
+    os.environ.update({f"PORTAL_{name.upper()}": value for name, value in flags.items()})
+
+
+def ineffective() -> list[str]:
+    """What was given and does not count, one sentence each: a misspelt variable, a file that is not there."""
+    known = {f"PORTAL_{name.upper()}" for name in Config.model_fields} | {"PORTAL_CONFIG"}
+    given = [name for name in os.environ if name.startswith("PORTAL_")]
+    doubts = [f"{name} is no setting and has no effect" for name in sorted(given) if name not in known]
+    if "PORTAL_CONFIG" in os.environ and (config_file().is_dir() or not config_file().exists()):
+        doubts.append(f"PORTAL_CONFIG names {config_file()}, which is no file")
+    return doubts

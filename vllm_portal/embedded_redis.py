@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from vllm_portal.errors import OperatorError
 
@@ -24,8 +26,12 @@ def server_binary() -> str:
     raise OperatorError("no redis-server found: install Redis or Valkey, or set PORTAL_REDIS_URL")
 
 
-def start(directory: Path, socket: Path, timeout_s: float = 10, **popen: object) -> subprocess.Popen[bytes]:
+def start(
+    directory: Path, socket: Path, timeout_s: float = 10, log: Path | None = None, **popen: object
+) -> subprocess.Popen[bytes]:
     """Starts the server with its data in `directory` and returns once it answers. Raises OperatorError.
+
+    Its log is `redis.log` in `directory` unless `log` names another file.
 
     It keeps an append-only file: after a crash at most the last second of live counters is lost, and those are
     rebuilt from the database.
@@ -33,7 +39,7 @@ def start(directory: Path, socket: Path, timeout_s: float = 10, **popen: object)
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     if len(str(socket).encode()) > 100:  # the kernel's limit is 107 bytes; its own error says nothing of the cause
         raise OperatorError(f"the path {socket} is too long for a unix socket: choose a shorter PORTAL_DATA_DIR")
-    log = directory / "redis.log"
+    log = log or directory / "redis.log"
     options = {
         "port": "0",
         "unixsocket": str(socket),
@@ -49,7 +55,8 @@ def start(directory: Path, socket: Path, timeout_s: float = 10, **popen: object)
     arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
     process = subprocess.Popen([server_binary(), *arguments], stdin=subprocess.DEVNULL, **popen)  # type: ignore[call-overload]
     deadline = time.monotonic() + timeout_s
-    with redis.Redis(unix_socket_path=str(socket), protocol=2) as connection:
+    once = Retry(NoBackoff(), 0)
+    with redis.Redis(unix_socket_path=str(socket), protocol=2, retry=once) as connection:
         while time.monotonic() < deadline:
             try:
                 connection.ping()

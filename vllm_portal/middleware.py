@@ -1,19 +1,10 @@
 """Django middleware of the control plane."""
 
-import re
-import uuid
 from collections.abc import Callable
 
 from django.http import HttpRequest, HttpResponse
 
-from vllm_portal.log import request_id
-
-_ACCEPTABLE = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
-
-
-def new_request_id(offered: str | None) -> str:
-    """The client's own id where it is harmless, else a new one."""
-    return offered if offered and _ACCEPTABLE.match(offered) else uuid.uuid4().hex
+from vllm_portal.log import accepted_id, request_id
 
 
 class RequestIdMiddleware:
@@ -23,7 +14,7 @@ class RequestIdMiddleware:
         self.get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        identity = new_request_id(request.headers.get("x-request-id"))
+        identity = accepted_id(request.headers.get("x-request-id", ""))
         token = request_id.set(identity)
         try:
             response = self.get_response(request)

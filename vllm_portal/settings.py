@@ -78,15 +78,15 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
     {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
 ]
-LOGIN_URL = "/admin/login/"
+LOGIN_URL = "/login/"
 LOGIN_REDIRECT_URL = "/"
+LOGOUT_REDIRECT_URL = "/"
 
 LANGUAGE_CODE = "en"
 TIME_ZONE = "UTC"
 USE_TZ = True
 APPEND_SLASH = False  # a redirect would turn a client's POST into a GET; each path is routed with and without
 STATIC_URL = "/static/"
-STATIC_ROOT = config.data_dir / "static"
 DATA_UPLOAD_MAX_MEMORY_SIZE = config.max_body_bytes
 X_FRAME_OPTIONS = "DENY"
 SECURE_CONTENT_TYPE_NOSNIFF = True
@@ -100,7 +100,7 @@ REST_FRAMEWORK = {
         "rest_framework.authentication.SessionAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
-    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_PARSER_CLASSES": ["vllm_portal.rest.JSONParser"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "vllm_portal.rest.exception_handler",
     "URL_FORMAT_OVERRIDE": None,
@@ -149,6 +149,11 @@ CELERY_BEAT_SCHEDULE = {
         "task": "engines.tasks.reconcile",
         "schedule": config.reconcile_seconds,
         "options": {"expires": config.reconcile_seconds * 2},
+    },
+    "flush-usage": {
+        "task": "inference.tasks.flush_usage",
+        "schedule": config.usage_flush_seconds,
+        "options": {"expires": config.usage_flush_seconds * 2},
     },
 }
 

@@ -1,0 +1,75 @@
+"""What the benchmark asks of Linux: cores, CPU time and memory of other processes, and what machine this is."""
+
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def two_cores() -> tuple[int, int]:
+    """The portal's core and the load's. Equal on a machine that gives us one: the latencies are worth little then."""
+    cores = sorted(os.sched_getaffinity(0))
+    return cores[0], cores[min(1, len(cores) - 1)]
+
+
+@contextmanager
+def pinned(core: int) -> Iterator[None]:
+    """What this thread starts inside inherits the core; afterwards this thread is back where it was."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def process_tree(pid: int, without: int | None = None) -> list[int]:
+    """The process and its living descendants; `without` is left out, with its own descendants."""
+    if pid == without:
+        return []
+    pids = [pid]
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in children.read_text().split():
+            pids += process_tree(int(child), without)
+    return pids
+
+
+def cpu_ns(pids: list[int]) -> int:
+    """User and system time of all threads of these processes, in ns; /proc/PID/stat counts in ticks of 10 ms.
+
+    Raises OSError when one of them is gone.
+    """
+    per_process_clock = 2  # CPUCLOCK_SCHED of <linux/posix-timers.h>: a clock id is ~pid << 3 | kind
+    return sum(time.clock_gettime_ns(~pid << 3 | per_process_clock) for pid in pids)
+
+
+def rss_mb(pids: list[int]) -> float:
+    """Resident memory in MB (10^6); pages that the processes share count in each of them."""
+    pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids)
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def describe(project: Path) -> dict[str, str]:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return {
+        "cpu": cpu,
+        "cores": str(len(os.sched_getaffinity(0))),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "load average at the start": f"{os.getloadavg()[0]:.2f}",
+        "commit": _commit(project),
+    }
+
+
+def _commit(project: Path) -> str:
+    """Short hash, with `-dirty` when the tree differs from it."""
+    command = ["git", "-C", str(project), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return result.stdout.strip()
