@@ -10,8 +10,9 @@ cannot be had, nothing is let through.
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -40,7 +41,6 @@ class Reservation:
     prompt_seen: int = 0
     generated_seen: int = 0
     """The engine's latest counts: the checkpoint."""
-    checkpointed: tuple[int, int] = field(default=(0, 0))
     settled: bool = False
 
 
@@ -62,6 +62,8 @@ class Admission:
     def __init__(self, link: LedgerLink, load_user: Callable[[int], Awaitable[None]], lease_s: float) -> None:
         """`load_user` puts a user's counters into Redis when they are not there."""
         self._link = link
+        self._loop = asyncio.get_running_loop()
+        self._wall_ms = self._wall_offset_ms()
         self._load_user = load_user
         self._lease_ms = b"%d" % int(lease_s * 1000)
         self._open: dict[str, Reservation] = {}
@@ -71,6 +73,13 @@ class Admission:
     @property
     def open_requests(self) -> int:
         return len(self._open)
+
+    def _wall_offset_ms(self) -> float:
+        return time.time() * 1000 - self._loop.time() * 1000
+
+    def now_ms(self) -> int:
+        """Unix time in ms, from the loop's clock: set right at each tick."""
+        return int(self._loop.time() * 1000 + self._wall_ms)
 
     async def reserve(
         self,
@@ -84,7 +93,6 @@ class Admission:
     ) -> Reservation:
         """Holds prompt_tokens and up to generated_tokens (a multiple of `step`, the number of answers; 0: the request
         generates nothing). Raises InvalidKey, PromptTooLarge, LimitReached, TryLater."""
-        loop = asyncio.get_running_loop()
         request_id = new_id()
         least = step if generated_tokens else 0
         meta = {"request_id": request_id, "user_id": user_id, **meta}
@@ -95,7 +103,7 @@ class Admission:
         for _ in range(LOADS):
             verdict, *numbers = await self._ask_admit(request_id, operation)
             if verdict == b"ok":
-                reservation = Reservation(request_id, user_id, prompt_tokens, int(numbers[0]), meta, loop.time())
+                reservation = Reservation(request_id, user_id, prompt_tokens, int(numbers[0]), meta, self._loop.time())
                 self._open[request_id] = reservation
                 return reservation
             if verdict != b"absent":
@@ -105,7 +113,7 @@ class Admission:
 
     async def _ask_admit(self, request_id: str, operation: tuple[bytes, ...]) -> list[Any]:
         """The verdict. A caller who leaves while it is on its way holds nothing: what was granted is given back."""
-        verdict: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        verdict: asyncio.Future[Any] = self._loop.create_future()
 
         def landed(answer: Any) -> None:
             if not verdict.done():
@@ -136,7 +144,7 @@ class Admission:
             return
         reservation.settled = True
         self._open.pop(reservation.request_id, None)
-        elapsed_s = asyncio.get_running_loop().time() - reservation.started
+        elapsed_s = self._loop.time() - reservation.started
         record = {
             **reservation.meta,
             "prompt_tokens": prompt_tokens,
@@ -167,7 +175,8 @@ class Admission:
         self._link.call(landed, *operation)
 
     async def tick(self) -> None:
-        """Once a second: sends settlements that did not get through, checkpoints what moved, renews the leases."""
+        """Once a second: sends settlements that did not get through, checkpoints what is open, renews its lease."""
+        self._wall_ms = self._wall_offset_ms()
         self._resend()
         for reservation in list(self._open.values()):
             self._checkpoint(reservation)
@@ -197,9 +206,9 @@ class Admission:
 
     async def drain(self, timeout_s: float) -> bool:
         """Waits until nothing is open and every settlement has got through. False: it did not come to that in time."""
-        deadline = asyncio.get_running_loop().time() + timeout_s
+        deadline = self._loop.time() + timeout_s
         while self._open or self._unsettled or self._settling:
-            if asyncio.get_running_loop().time() > deadline:
+            if self._loop.time() > deadline:
                 return False
             self._resend()
             await asyncio.sleep(0.02)

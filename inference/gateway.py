@@ -18,6 +18,7 @@ from django.db import DatabaseError, close_old_connections
 from inference import usage
 from inference.admission import Admission
 from inference.callers import Callers, caller_of
+from inference.client import Watch
 from inference.errors import TryLater
 from inference.ledger_link import LedgerAway, LedgerLink
 from inference.relay import Relay
@@ -57,6 +58,8 @@ async def gateway() -> "Gateway":
 class Gateway:
     def __init__(self) -> None:
         config = get_config()
+        self.loop = asyncio.get_running_loop()
+        self.watch = Watch(config.write_timeout_seconds)
         self._link = LedgerLink(config.redis)
         self._database = ThreadPoolExecutor(1, "data-plane-db")
         self._clocks: list[asyncio.Task[None]] = []
@@ -86,6 +89,7 @@ class Gateway:
             asyncio.create_task(self._every(TICK_S, self.admission.tick)),
             asyncio.create_task(self._every(REAP_S, self.admission.reap)),
             asyncio.create_task(self._listen()),
+            asyncio.create_task(self.watch.run()),
         ]
         self.started.set()
 

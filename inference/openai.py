@@ -8,18 +8,16 @@ Each with and without a trailing slash. No middleware, no ORM, no session: who c
 goes is in memory or one round trip to Redis.
 """
 
-import asyncio
 import logging
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-import msgspec
-
 from inference.body import Kind, parse
+from inference.client import Receive, Reply, Send
 from inference.errors import ApiError, InvalidRequest, ModelNotFound
 from inference.gateway import Gateway, gateway
-from inference.relay import Call, ClientGone, Headers
+from inference.relay import Call
 from inference.routing import Caller, Route
 from vllm_portal.config import get_config
 from vllm_portal.log import accepted_id, request_id
@@ -27,8 +25,6 @@ from vllm_portal.log import accepted_id, request_id
 logger = logging.getLogger(__name__)
 
 Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 KINDS = {
@@ -39,11 +35,14 @@ KINDS = {
 _ENGINE = re.compile(r"/engines/([0-9a-f-]{36})(?:/v1)?(/.+)\Z")
 
 
+class ClientGone(Exception):
+    """The client left before its request was complete."""
+
+
 class DataPlane:
     def __init__(self, fallback: Application) -> None:
         self._fallback = fallback
         self._max_body_bytes = get_config().max_body_bytes
-        self._write_timeout_s = get_config().write_timeout_seconds
         self._plane: Gateway | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -80,9 +79,10 @@ class DataPlane:
         headers = dict(scope["headers"])
         identity = accepted_id(headers.get(b"x-request-id", b"").decode("ascii", "replace"))
         token = request_id.set(identity)
-        reply = Reply(send, identity, self._write_timeout_s)
+        plane = self._plane or await gateway()
+        reply = Reply(send, identity, plane.watch, plane.loop)
         try:
-            await self._dispatch(scope["method"], path, engine_id, headers, receive, reply, identity)
+            await self._dispatch(plane, scope["method"], path, engine_id, headers, receive, reply, identity)
         except ApiError as error:
             await reply.error(error)
         except ClientGone:
@@ -95,15 +95,15 @@ class DataPlane:
 
     async def _dispatch(
         self,
+        plane: Gateway,
         method: str,
         path: str,
         engine_id: str | None,
         headers: dict[bytes, bytes],
         receive: Receive,
-        reply: "Reply",
+        reply: Reply,
         identity: str,
     ) -> None:
-        plane = self._plane or await gateway()
         caller = await plane.callers.identify(headers.get(b"authorization", b""))
         kind = KINDS.get(path)
         if kind is None:
@@ -114,7 +114,7 @@ class DataPlane:
         body = parse(await self._read(headers, receive), kind)
         route = await _find(plane, caller, engine_id, body.model)
         call = Call(caller, route, path, kind, body, identity)
-        await _until_gone(plane.relay.serve(call, reply), receive)
+        await reply.until_gone(plane.relay.serve(call, reply), receive)
 
     async def _models(
         self,
@@ -123,7 +123,7 @@ class DataPlane:
         engine_id: str | None,
         headers: dict[bytes, bytes],
         plane: Gateway,
-        reply: "Reply",
+        reply: Reply,
     ) -> None:
         if path != "/v1/models" and not path.startswith("/v1/models/"):
             raise InvalidRequest("There is no such endpoint; /api/docs/ lists them.", status=404, code="not_found")
@@ -165,67 +165,6 @@ class DataPlane:
     def _too_large(self) -> InvalidRequest:
         message = f"The body is larger than {self._max_body_bytes} bytes."
         return InvalidRequest(message, status=413, code="request_too_large")
-
-
-class Reply:
-    """Writes one answer; at most one start."""
-
-    def __init__(self, send: Send, identity: str, write_timeout_s: float) -> None:
-        self._send = send
-        self._identity = identity.encode()
-        self._write_timeout_s = write_timeout_s
-        self.started = False
-
-    async def start(self, status: int, headers: Headers) -> None:
-        self.started = True
-        headers = [*headers, (b"x-request-id", self._identity)]
-        await self._send({"type": "http.response.start", "status": status, "headers": headers})
-
-    async def send(self, data: bytes, *, more: bool = True) -> None:
-        """Raises ClientGone when the client takes nothing for too long."""
-        try:
-            async with asyncio.timeout(self._write_timeout_s):
-                await self._send({"type": "http.response.body", "body": data, "more_body": more})
-        except TimeoutError:
-            raise ClientGone from None
-
-    async def json(self, value: Any, status: int = 200) -> None:
-        data = msgspec.json.encode(value)
-        await self.start(status, [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(data))])
-        await self.send(data, more=False)
-
-    async def error(self, error: ApiError) -> None:
-        """Into the answer, or into its stream if that has begun."""
-        data = error.body()
-        if self.started:
-            await self.send(b"data: " + data + b"\n\n", more=False)
-            return
-        await self.start(error.status, [*error.headers(), (b"content-length", b"%d" % len(data))])
-        await self.send(data, more=False)
-
-
-async def _until_gone(serving: Awaitable[None], receive: Receive) -> None:
-    """Serves until done, or cancels it as soon as the client leaves. Raises what serving raises."""
-    task = asyncio.current_task()
-    assert task is not None
-    gone = False
-
-    async def watch() -> None:
-        nonlocal gone
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        gone = True
-        task.cancel()
-
-    watcher = asyncio.get_running_loop().create_task(watch())
-    try:
-        await serving
-    except asyncio.CancelledError:
-        if gone and task.uncancel() == 0:
-            return
-        raise
-    finally:
-        watcher.cancel()
 
 
 async def _find(plane: Gateway, caller: Caller, engine_id: str | None, model: str | None) -> Route:

@@ -6,7 +6,6 @@ reservation is settled once and the engine's connection released, which makes vL
 
 import asyncio
 import logging
-import time
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,13 +40,9 @@ class Call:
     request_id: str
 
 
-class ClientGone(Exception):
-    """The client left, or takes nothing of its answer any more."""
-
-
 class Client(Protocol):
-    """Where the answer goes. Each call returns when the client has taken (most of) what it was given, and raises
-    ClientGone when it takes nothing for too long. A client that leaves cancels the task that serves it."""
+    """Where the answer goes. Each call returns when the client has taken (most of) what it was given. A client that
+    leaves, or takes nothing for too long, cancels the task that serves it."""
 
     async def start(self, status: int, headers: Headers) -> None: ...
 
@@ -61,6 +56,7 @@ class Relay:
         self._admission = admission
         self._pool = pool
         self._timeouts = timeouts
+        self._loop = pool.loop
         self._background: set[asyncio.Task[None]] = set()
 
     async def serve(self, call: Call, client: Client) -> None:
@@ -78,7 +74,7 @@ class Relay:
                 await self._stream(call, reservation, connection, client)
             else:
                 await self._whole(call, reservation, connection, client)
-        except (asyncio.CancelledError, ClientGone):
+        except asyncio.CancelledError:
             self._settle_abandoned(call, reservation)
             raise
         except ApiError as error:
@@ -131,7 +127,7 @@ class Relay:
                 "model": route.model,
                 "path": call.path,
                 "streamed": body.stream,
-                "started_ms": time.time_ns() // 1_000_000,
+                "started_ms": self._admission.now_ms(),
             },
         )
 
@@ -210,12 +206,11 @@ class Relay:
         await client.start(
             200, [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
         )
-        loop = asyncio.get_running_loop()
         try:
             while data := await connection.next():
                 data = stream.feed(data)
                 if first_token_ms is None:
-                    first_token_ms = int((loop.time() - reservation.started) * 1000)
+                    first_token_ms = int((self._loop.time() - reservation.started) * 1000)
                 reservation.prompt_seen = stream.prompt_tokens
                 reservation.generated_seen = min(stream.generated_tokens, reservation.generated_tokens)
                 if stream.done:
@@ -258,7 +253,7 @@ class Relay:
             usage = Usage(reservation.prompt_seen, reservation.generated_seen)
             self._settle(reservation, usage=usage, outcome="aborted", exact=True)
             return
-        elapsed_s = 0.0 if call.body.stream else asyncio.get_running_loop().time() - reservation.started
+        elapsed_s = 0.0 if call.body.stream else self._loop.time() - reservation.started
         generated = min(int(elapsed_s * call.route.tokens_per_s), reservation.generated_tokens)
 
         async def settle() -> None:
@@ -305,7 +300,7 @@ class Relay:
         )
 
     def _learn_speed(self, route: Route, usage: Usage | None, reservation: Reservation) -> None:
-        elapsed_s = asyncio.get_running_loop().time() - reservation.started
+        elapsed_s = self._loop.time() - reservation.started
         if usage and usage.generated_tokens and elapsed_s > 0:
             seen = usage.generated_tokens / elapsed_s
             route.tokens_per_s = seen if not route.tokens_per_s else 0.9 * route.tokens_per_s + 0.1 * seen
