@@ -60,7 +60,7 @@ class RawEngine:
                 gone = asyncio.ensure_future(reader.read(1))
                 answering = asyncio.ensure_future(self.answer(request, writer))
                 await asyncio.wait({gone, answering}, return_when=asyncio.FIRST_COMPLETED)
-                if not answering.done():
+                if not answering.done() or isinstance(answering.exception(), ConnectionError):
                     self.closed_early += 1
                     answering.cancel()
                     return

@@ -134,3 +134,19 @@ def eventually():
             time.sleep(0.01)
 
     return wait
+
+
+@pytest.fixture
+def write_timeout(portal):
+    """write_timeout(seconds): how long the portal waits for a client that takes nothing, from now on."""
+    from inference.client import TICKS
+    from inference.gateway import _gateways
+
+    (gateway,) = _gateways.values()
+
+    def change(seconds: float) -> None:
+        gateway.watch._pause_s = seconds / TICKS
+        # The clock may be in the middle of its long pause: start it anew.
+        gateway.loop.call_soon_threadsafe(lambda: gateway._clocks.append(gateway.loop.create_task(gateway.watch.run())))
+
+    return change

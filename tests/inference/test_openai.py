@@ -402,3 +402,33 @@ def test_embeddings_cost_prompt_tokens_alone(portal, alice, raw_engine, eventual
     assert answer.status_code == 200
     eventually(lambda: numbers(alice) == (4, 0))
     assert "max_tokens" not in raw_engine.received[0].json
+
+
+def test_a_client_that_takes_nothing_is_given_up_and_costs_bounded_memory(
+    portal, engine, alice, raw_engine, eventually, write_timeout
+):
+    """The engine could send 100 MB; what it gets rid of is what sockets and the high-water mark hold."""
+    sent = 0
+
+    async def answer(request, writer):
+        nonlocal sent
+        writer.write(STREAM_HEAD)
+        piece = chunk(sse(event("x" * 50_000, 7, 1)))
+        for _ in range(2_000):
+            writer.write(piece)
+            await writer.drain()
+            sent += len(piece)
+
+    raw_engine.answer = answer
+    write_timeout(0.4)
+    body = json.dumps({"model": "tiny", "messages": [], "stream": True}).encode()
+    host, port = portal.url.removeprefix("http://").split(":")
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n"
+    head += f"authorization: {portal.headers(alice)['Authorization']}\r\n\r\n"
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect((host, int(port)))
+        connection.sendall(head.encode() + body)
+        eventually(lambda: raw_engine.closed_early == 1)
+    assert sent < 20_000_000
+    eventually(lambda: [(r.outcome, r.generated_tokens, r.exact) for r in records()] == [("aborted", 1, True)])

@@ -1,0 +1,423 @@
+"""The docker launcher, with a real daemon. Fails without one.
+
+The daemon is looked at by its own command line tool, not by the code under test.
+"""
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines.errors import LauncherError, StartFailed
+from engines.launchers.base import LaunchSpec, Observation, Status
+from engines.launchers.container_config import LABEL_ENGINE, LABEL_GENERATION, LABEL_PORTAL, DockerSettings
+from engines.launchers.docker import DockerLauncher, daemon_answers
+from tests.engines.launchers.contract import HF_TOKEN, LauncherContract, ask, ended, new_name, wait_until
+from tests.real.registry import Registry, serve
+
+LAB = Path(__file__).with_name("lab")
+FAKE_ENGINE = Path(__file__).parent.parent / "engines" / "launchers" / "fake_engine.py"
+FAKE_IMAGE = "vllm-portal-test-fake-engine:1"
+LABEL_TEST = "vllm-portal.test"
+
+
+def docker(*arguments: str, check: bool = True, **options: Any) -> str:
+    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=300, **options)
+    assert not check or done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def inspect(name: str) -> dict[str, Any]:
+    return json.loads(docker("inspect", "--type", "container", name))[0]
+
+
+@pytest.fixture(scope="session")
+def engine_image() -> str:
+    """The image with a real vLLM; built once for a machine."""
+    built = subprocess.run([LAB / "build_engine_image.sh"], capture_output=True, text=True, timeout=1800)
+    assert built.returncode == 0, built.stderr
+    return built.stdout.strip()
+
+
+@pytest.fixture(scope="session")
+def fake_image(engine_image: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("fake-image")
+    shutil.copy(FAKE_ENGINE, folder)
+    (folder / "Dockerfile").write_text(
+        f'FROM {engine_image}\nCOPY fake_engine.py /\nENTRYPOINT ["python3", "-u", "/fake_engine.py"]\n'
+    )
+    docker("build", "-q", "-t", FAKE_IMAGE, str(folder), env={**os.environ, "DOCKER_BUILDKIT": "0"})
+    return FAKE_IMAGE
+
+
+class DockerRig:
+    def __init__(self, folder: Path, image: str) -> None:
+        self.portal_id = f"test-{uuid.uuid4().hex[:12]}"
+        self.other_portal_id = f"{self.portal_id}-other"
+        self.folder = folder
+        self.image = image
+
+    def launcher(self, portal_id: str | None = None, **settings: Any) -> DockerLauncher:
+        values = {
+            "portal_id": portal_id or self.portal_id,
+            "log_dir": self.folder / "logs",
+            "hf_cache": str(self.folder / "hf"),
+        }
+        return DockerLauncher(DockerSettings(**values | settings))
+
+    def spec(self, **changes: Any) -> LaunchSpec:
+        values = {"name": new_name(), "portal_id": self.portal_id, "engine_id": uuid.uuid4().hex, "generation": 1}
+        return LaunchSpec(**values | {"argv": ["some/model"], "image": self.image} | changes)
+
+    def identity(self, name: str) -> str:
+        return inspect(name)["Id"] + inspect(name)["State"]["StartedAt"]
+
+    def kill(self, name: str) -> None:
+        docker("kill", "-s", "KILL", name)
+
+    def is_alive(self, name: str) -> bool:
+        return docker("inspect", "-f", "{{.State.Running}}", name, check=False) == "true"
+
+    def in_plain_sight(self, name: str) -> str:
+        return docker("inspect", name) + docker("top", name)
+
+    def end_all(self) -> None:
+        for portal in (self.portal_id, self.other_portal_id):
+            found = docker("ps", "-aq", "--filter", f"label={LABEL_PORTAL}={portal}").split()
+            if found:
+                docker("rm", "-f", *found, check=False)
+
+
+@pytest.fixture
+def rig(tmp_path: Path, fake_image: str) -> Iterator[DockerRig]:
+    rig = DockerRig(tmp_path, fake_image)
+    yield rig
+    rig.end_all()
+
+
+def test_a_daemon_answers() -> None:
+    assert daemon_answers({})
+
+
+class TestDockerLauncher(LauncherContract):
+    pass
+
+
+# What an engine may and sees
+
+
+def test_an_engine_has_no_right_that_it_does_not_need(rig: DockerRig) -> None:
+    launcher, spec = rig.launcher(memory="512m", pids_limit=128, shm_size="300m"), rig.spec()
+    ask(launcher.start(spec))
+    status = docker("exec", spec.name, "cat", "/proc/1/status")
+    seen = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    assert int(seen["CapEff"], 16) == int(seen["CapBnd"], 16) == 1 << 1, "CAP_DAC_OVERRIDE alone"
+    assert seen["NoNewPrivs"] == "1"
+    host = inspect(spec.name)["HostConfig"]
+    assert host["Memory"] == host["MemorySwap"] == 512 * 2**20
+    assert (host["PidsLimit"], host["ShmSize"], host["IpcMode"]) == (128, 300 * 2**20, "private")
+    assert host["RestartPolicy"]["Name"] == "no"
+    assert not host["Privileged"]
+
+
+def test_it_is_published_on_this_machine_alone(rig: DockerRig) -> None:
+    spec = rig.spec()
+    observation = rig.launcher().start(spec)
+    published = inspect(spec.name)["NetworkSettings"]["Ports"]
+    assert published == {"8000/tcp": [{"HostIp": "127.0.0.1", "HostPort": str(observation.port)}]}
+    assert observation.host == "127.0.0.1"
+
+
+def test_on_a_network_of_its_own_nothing_is_published(rig: DockerRig) -> None:
+    network = f"{rig.portal_id}-net"
+    docker("network", "create", "--internal", network)
+    try:
+        spec = rig.spec()
+        observation = rig.launcher(network=network).start(spec)
+        assert (observation.host, observation.port) == (spec.name, 8000)
+        seen = inspect(spec.name)["NetworkSettings"]
+        assert not any(seen["Ports"].values())
+        assert list(seen["Networks"]) == [network]
+        ask(Observation(Status.RUNNING, host=seen["Networks"][network]["IPAddress"], port=8000))
+        rig.launcher(network=network).stop(spec.name, 5)
+    finally:
+        rig.end_all()
+        docker("network", "rm", network)
+
+
+def test_a_network_that_is_not_there_is_named_and_nothing_is_left(rig: DockerRig) -> None:
+    with pytest.raises(StartFailed) as caught:
+        rig.launcher(network="no-such-network").start(rig.spec())
+    assert caught.value.code == "no_network"
+    assert rig.launcher().list() == []
+
+
+def test_the_cache_of_another_user_can_be_written_but_shows_no_token(rig: DockerRig) -> None:
+    hub = rig.folder / "hf" / "hub"
+    hub.mkdir(parents=True)
+    (rig.folder / "hf" / "token").write_text("hf_theOperatorsOwn")
+    os.chown(hub, 12345, 12345)
+    hub.chmod(0o755)
+    spec = rig.spec()
+    seen = ask(rig.launcher().start(spec))
+    assert seen["writable_cache"]
+    assert "theOperatorsOwn" not in docker("exec", spec.name, "sh", "-c", "grep -r hf_ /root/.cache || true")
+
+
+def test_a_volume_can_be_the_cache(rig: DockerRig) -> None:
+    volume = f"{rig.portal_id}-cache"
+    try:
+        ask(rig.launcher(hf_cache=volume).start(spec := rig.spec()))
+        mounts = [(mount["Type"], mount.get("Name"), mount["Destination"]) for mount in inspect(spec.name)["Mounts"]]
+        assert mounts == [("volume", volume, "/root/.cache/huggingface")]
+    finally:
+        rig.end_all()
+        docker("volume", "rm", volume)
+
+
+def test_a_local_model_is_there_under_its_own_path_and_read_only(rig: DockerRig) -> None:
+    model = rig.folder / "my model"
+    model.mkdir(mode=0o700)
+    (model / "config.json").write_text("{}")
+    spec = rig.spec(argv=[str(model)], model_dir=str(model))
+    rig.launcher().start(spec)
+    assert docker("exec", spec.name, "cat", f"{model}/config.json") == "{}"
+    assert (
+        "Read-only"
+        in subprocess.run(
+            ["docker", "exec", spec.name, "touch", f"{model}/x"], capture_output=True, text=True, timeout=30
+        ).stderr
+    )
+
+
+def test_a_local_model_that_docker_does_not_see_is_named(rig: DockerRig) -> None:
+    with pytest.raises(StartFailed) as caught:
+        rig.launcher().start(rig.spec(model_dir=str(rig.folder / "absent")))
+    assert caught.value.code == "no_model_folder"
+
+
+def test_the_token_is_readable_for_an_image_that_does_not_run_as_root(rig: DockerRig, tmp_path: Path) -> None:
+    folder = tmp_path / "image"
+    folder.mkdir()
+    (folder / "Dockerfile").write_text(f"FROM {rig.image}\nUSER 1234\n")
+    docker("build", "-q", "-t", f"{FAKE_IMAGE}-user", str(folder), env={**os.environ, "DOCKER_BUILDKIT": "0"})
+    seen = ask(rig.launcher().start(rig.spec(image=f"{FAKE_IMAGE}-user", hf_token=HF_TOKEN)))
+    assert seen["token"] == HF_TOKEN
+
+
+# GPUs
+
+
+@pytest.mark.parametrize("gpus", [(), ("GPU-1111",)])
+def test_without_a_gpu_runtime_that_is_the_cause_and_nothing_is_left(rig: DockerRig, gpus: tuple[str, ...]) -> None:
+    if "nvidia" in docker("info", "-f", "{{.Runtimes}}"):
+        pytest.skip("this machine has an NVIDIA runtime")
+    with pytest.raises(StartFailed) as caught:
+        rig.launcher().start(rig.spec(device="cuda", gpu_uuids=gpus))
+    assert caught.value.code == "no_gpu_runtime"
+    assert "NVIDIA Container Toolkit" in caught.value.advice
+    assert rig.launcher().list() == []
+
+
+def test_without_a_rocm_driver_that_is_the_cause(rig: DockerRig) -> None:
+    if Path("/dev/kfd").exists():
+        pytest.skip("this machine has a ROCm driver")
+    with pytest.raises(StartFailed) as caught:
+        rig.launcher().start(rig.spec(device="rocm"))
+    assert caught.value.code == "no_gpu_runtime"
+
+
+# How engines end, and states in between
+
+
+def test_an_engine_that_takes_too_much_memory_is_seen_as_such(rig: DockerRig) -> None:
+    launcher, spec = rig.launcher(memory="64m"), rig.spec(env={"FAKE_MEMORY_MB": "300"})
+    launcher.start(spec)
+    observation = ended(launcher, spec.name)
+    assert observation.oom_killed
+    assert observation.exit_code == 137
+
+
+def test_a_paused_engine_is_unknown_and_can_be_stopped(rig: DockerRig) -> None:
+    launcher, spec = rig.launcher(), rig.spec()
+    ask(launcher.start(spec))
+    docker("pause", spec.name)
+    observation = launcher.poll(spec.name)
+    assert observation.status is Status.UNKNOWN
+    assert "paused" in observation.message
+    launcher.stop(spec.name, 1)
+    assert launcher.poll(spec.name).status is Status.GONE
+
+
+def made_by_a_starter_that_died(rig: DockerRig, spec: LaunchSpec) -> None:
+    docker(
+        "create", "--name", spec.name, "-p", "127.0.0.1::8000", "-e", "HF_TOKEN_PATH=/run/secrets/hf_token",
+        "--label", f"{LABEL_PORTAL}={spec.portal_id}", "--label", f"{LABEL_ENGINE}={spec.engine_id}",
+        "--label", f"{LABEL_GENERATION}={spec.generation}",
+        spec.image, *spec.argv, "--host", "0.0.0.0", "--port", "8000",
+    )  # fmt: skip
+
+
+def test_a_container_whose_starter_died_is_started_with_its_token(rig: DockerRig) -> None:
+    launcher, spec = rig.launcher(), rig.spec(hf_token=HF_TOKEN)
+    made_by_a_starter_that_died(rig, spec)
+    assert launcher.poll(spec.name).status is Status.UNKNOWN
+    assert [found.status for found in launcher.list()] == [Status.UNKNOWN]
+    assert ask(launcher.start(spec))["token"] == HF_TOKEN
+
+
+def test_a_container_that_never_ran_can_be_stopped(rig: DockerRig) -> None:
+    launcher, spec = rig.launcher(), rig.spec()
+    made_by_a_starter_that_died(rig, spec)
+    launcher.stop(spec.name, 1)
+    assert launcher.list() == []
+
+
+def test_a_container_without_labels_is_nobodys_and_lives_on(rig: DockerRig) -> None:
+    launcher, spec = rig.launcher(), rig.spec()
+    docker("run", "-d", "--name", spec.name, "--label", LABEL_TEST, "--entrypoint", "sleep", rig.image, "600")
+    try:
+        assert launcher.poll(spec.name).status is Status.GONE
+        launcher.stop(spec.name, 0)
+        with pytest.raises(StartFailed) as caught:
+            launcher.start(spec)
+        assert caught.value.code == "name_taken"
+        assert rig.is_alive(spec.name)
+    finally:
+        docker("rm", "-f", spec.name)
+
+
+def test_an_engine_that_somebody_removed_is_gone(rig: DockerRig) -> None:
+    launcher, spec = rig.launcher(), rig.spec()
+    launcher.start(spec)
+    docker("rm", "-f", spec.name)
+    assert launcher.poll(spec.name).status is Status.GONE
+    launcher.stop(spec.name, 1)
+
+
+def test_a_long_log_is_bounded_by_docker(rig: DockerRig) -> None:
+    launcher, spec = rig.launcher(), rig.spec(env={"FAKE_LOG_BYTES": "45000000"})
+    ask(launcher.start(spec))
+    log = launcher.logs(spec.name)
+    assert log.endswith("fake engine: listening\n")
+    assert len(log) < 210_000
+    launcher.stop(spec.name, 5)
+    assert sum(path.stat().st_size for path in (rig.folder / "logs").iterdir()) < 9 * 2**20
+
+
+# Images
+
+
+@pytest.fixture
+def registry() -> Iterator[Registry]:
+    with serve() as registry:
+        yield registry
+        docker("rmi", "-f", f"{registry.address}/engine:1", check=False)
+
+
+def test_an_image_that_is_there_is_not_pulled(rig: DockerRig) -> None:
+    said: list[str] = []
+    rig.launcher().prepare(rig.spec(), said.append)
+    assert said == []
+
+
+def test_an_image_that_is_not_there_is_pulled_with_progress(rig: DockerRig, registry: Registry) -> None:
+    said: list[str] = []
+    image = f"{registry.address}/engine:1"
+    rig.launcher().prepare(rig.spec(image=image), said.append)
+    assert docker("image", "inspect", "-f", "{{.RepoTags}}", image) == f"[{image}]"
+    assert said
+    assert all(line.startswith(f"pulling {image}") for line in said)
+
+
+def test_an_image_that_does_not_run_here_is_named_so(rig: DockerRig, registry: Registry) -> None:
+    launcher, spec = rig.launcher(), rig.spec(image=f"{registry.address}/engine:1")
+    launcher.prepare(spec, print)
+    with pytest.raises(LauncherError):
+        launcher.start(spec)
+    launcher.stop(spec.name, 1)
+    assert launcher.list() == []
+
+
+def test_an_image_that_the_registry_does_not_know_is_missing(rig: DockerRig, registry: Registry) -> None:
+    with pytest.raises(StartFailed) as caught:
+        rig.launcher().prepare(rig.spec(image=f"{registry.address}/other:1"), print)
+    assert caught.value.code == "image_missing"
+    assert "docker_image" in caught.value.advice
+
+
+def test_an_image_whose_registry_does_not_answer_is_missing(rig: DockerRig) -> None:
+    with pytest.raises(StartFailed) as caught:
+        rig.launcher().prepare(rig.spec(image="127.0.0.1:9/engine:1"), print)
+    assert caught.value.code == "image_missing"
+    assert "cannot be reached" in str(caught.value)
+
+
+def test_a_pull_that_hangs_ends_in_time(rig: DockerRig, registry: Registry) -> None:
+    registry.hang()
+    began = time.monotonic()
+    with pytest.raises(LauncherError, match="longer than 2 s"):
+        rig.launcher(pull_timeout_s=2).prepare(rig.spec(image=f"{registry.address}/engine:1"), print)
+    assert time.monotonic() - began < 5
+
+
+def test_a_start_without_the_image_says_that_it_is_missing(rig: DockerRig) -> None:
+    with pytest.raises(StartFailed) as caught:
+        rig.launcher().start(rig.spec(image="vllm-portal-test-absent:1"))
+    assert caught.value.code == "image_missing"
+
+
+# Figures, and the real thing
+
+
+def test_a_start_takes_less_than_two_seconds(rig: DockerRig, capsys: pytest.CaptureFixture[str]) -> None:
+    launcher, seconds = rig.launcher(), []
+    for _ in range(9):
+        spec = rig.spec(hf_token=HF_TOKEN)
+        began = time.monotonic()
+        launcher.prepare(spec, print)
+        assert launcher.start(spec).status is Status.RUNNING
+        seconds.append(time.monotonic() - began)
+        launcher.stop(spec.name, 1)
+    with capsys.disabled():
+        print(f"\ndocker start: p50 {statistics.median(seconds):.2f} s, max {max(seconds):.2f} s")
+    assert statistics.median(seconds) < 2
+
+
+def test_a_real_vllm_comes_up_under_these_limits_and_goes_in_good_order(rig: DockerRig, engine_image: str) -> None:
+    model = rig.folder / "tiny"
+    model.mkdir()
+    docker(
+        "run", "--rm", "--network", "none", "-v", f"{LAB}:/lab:ro", "-v", f"{model}:/out", "--entrypoint",
+        "/opt/vllm/bin/python", engine_image, "/lab/make_tiny_model.py", "/out",
+    )  # fmt: skip
+    launcher = rig.launcher()
+    spec = rig.spec(
+        image=engine_image,
+        argv=[str(model), "--served-model-name", "tiny", "--max-model-len", "512", "--enforce-eager"],
+        env={"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"},
+        model_dir=str(model),
+    )
+    observation = launcher.start(spec)
+    sizes = {launcher.log_size(spec.name)}
+
+    def serves() -> bool:
+        sizes.add(launcher.log_size(spec.name))
+        assert launcher.poll(spec.name).status is Status.RUNNING, launcher.logs(spec.name)
+        return "Application startup complete" in launcher.logs(spec.name)
+
+    wait_until(serves, "vLLM serves", seconds=240)
+    assert len(sizes) > 3, "the log's size is a sign of life"
+    assert launcher.start(spec) == observation
+    began = time.monotonic()
+    launcher.stop(spec.name, 30)
+    assert time.monotonic() - began < 25, "it did not end by itself"
+    assert "Application startup complete" in launcher.logs(spec.name)

@@ -1,0 +1,447 @@
+"""`manage.py run` with real processes: what it says, what it refuses, what it leaves behind (nothing)."""
+
+import ctypes
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from vllm_portal.children import Child, cap, last_lines
+from vllm_portal.config import PROJECT_ROOT
+from vllm_portal.errors import OperatorError
+from vllm_portal.watchdog import Watchdog
+
+pytestmark = pytest.mark.skipif(
+    "PORTAL_DATABASE_URL" in os.environ,
+    reason="starts portals on SQLite of its own: nothing of it depends on the server",
+)
+
+WEB, WORKER = "-m vllm_portal.web", "-m celery -A vllm_portal worker"
+START_S = 60  # generous: the machine may be busy with other tests
+PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1
+
+
+@pytest.fixture
+def data_dir():
+    """Short: the private Redis listens on a unix socket in it, and such a path has at most 107 bytes."""
+    path = Path(tempfile.mkdtemp(prefix="portal-run-"))
+    yield path
+    for pid in processes_of(path):
+        os.kill(pid, signal.SIGKILL)
+    path.chmod(0o700)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+@pytest.fixture
+def start(data_dir, port, tmp_path):
+    """start(*flags, **environment): a portal on data_dir and port, in the foreground of a terminal of its own."""
+    started = []
+
+    def make(*flags, where=data_dir, popen=None, **environment):
+        portal = Portal(where, port, tmp_path / f"said-{len(started)}", flags, environment, popen or {})
+        started.append(portal)
+        return portal
+
+    yield make
+    for portal in started:
+        portal.process.kill()
+        portal.process.communicate()
+
+
+class Portal:
+    def __init__(self, data_dir, port, output, flags, environment, popen):
+        self.data_dir, self.port, self._output = data_dir, port, output
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("PORTAL_")}
+        ours = {"PORTAL_CONFIG": "/dev/null", "PORTAL_DATA_DIR": str(data_dir), "PORTAL_LAUNCHER": "simulator"}
+        with output.open("w") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "manage.py", "run", "--host", "127.0.0.1", "--port", str(port), *flags],
+                cwd=PROJECT_ROOT,
+                env={**inherited, **ours, **environment},
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                **popen,
+            )
+
+    @property
+    def said(self):
+        return self._output.read_text()
+
+    def wait_until_it_serves(self):
+        until(lambda: "Data  " in self.said or self.process.poll() is not None, START_S)
+        assert self.process.poll() is None, self.said
+        return self
+
+    def ctrl_c(self):
+        """What a terminal does: SIGINT to the whole foreground process group."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def wait(self):
+        return self.process.wait(START_S)
+
+    def get(self, path):
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as response:
+            return response.read()
+
+    def pids_of(self, words):
+        """The processes of this portal whose command line has the words."""
+        return [pid for pid in processes_of(self.data_dir) if words in command_line(pid)]
+
+
+def processes_of(data_dir):
+    """Every living process of this data directory, whoever its parent is: it has it in its environment, or works in
+    it (Redis, which writes its title over its environment)."""
+    mark, found = f"PORTAL_DATA_DIR={data_dir}".encode(), []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            environment, cwd = (entry / "environ").read_bytes().split(b"\0"), (entry / "cwd").readlink()
+        except OSError:
+            continue  # it has ended, or is another user's
+        if mark in environment or cwd.is_relative_to(data_dir):
+            found.append(int(entry.name))
+    return found
+
+
+def command_line(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""  # it has ended
+
+
+def until(condition, seconds=START_S):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.02)
+
+
+# What it says and does
+
+
+def test_it_says_in_five_lines_where_everything_is(start, port, data_dir):
+    portal = start(PORTAL_ADMIN_USERNAME="chief").wait_until_it_serves()
+
+    pages, docs, admin, engines, data = portal.said.splitlines()
+    assert pages.endswith(f"http://127.0.0.1:{port}/")
+    assert docs.endswith(f"http://127.0.0.1:{port}/api/docs/")
+    password = re.search(r"/admin/  user chief, password (\S+) \(shown this once\)", admin)[1]
+    assert "simulator" in engines
+    assert "SIMULATED" in engines
+    assert str(data_dir) in data
+    assert json.loads(portal.get("/healthz")) == {"status": "ok"}
+    assert log_in(portal, "chief", password)
+    assert not any(password in log.read_text() for log in (data_dir / "logs").iterdir())
+
+
+def log_in(portal, name, password):
+    body = json.dumps({"username": name, "password": password}).encode()
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{portal.port}/token", body, headers={"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=10) as response:
+        return json.load(response)["access_token"]
+
+
+def test_ctrl_c_leaves_no_process_and_the_second_start_shows_no_password(start, data_dir):
+    portal = start().wait_until_it_serves()
+    assert len(processes_of(data_dir)) == 5  # supervisor, Redis, web, worker, beat
+
+    portal.ctrl_c()
+    assert portal.wait() == 0, portal.said
+    assert processes_of(data_dir) == []
+
+    again = start().wait_until_it_serves()
+    assert "user admin\n" in again.said
+    again.process.send_signal(signal.SIGTERM)
+    assert again.wait() == 0, again.said
+    assert processes_of(data_dir) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the watchdog does it, see below")
+def test_no_process_survives_a_kill_9_of_the_supervisor(start, data_dir):
+    portal = start().wait_until_it_serves()
+
+    portal.process.kill()
+    portal.wait()
+
+    until(lambda: processes_of(data_dir) == [], 5)
+
+
+def test_a_second_ctrl_c_does_not_wait_for_a_web_server_that_hangs(start, data_dir):
+    portal = start().wait_until_it_serves()
+    os.kill(*portal.pids_of(WEB), signal.SIGSTOP)
+
+    portal.ctrl_c()
+    until(lambda: "stopping" in portal.said)
+    portal.ctrl_c()
+
+    began = time.monotonic()
+    assert portal.wait() == 128 + signal.SIGINT
+    assert time.monotonic() - began < 5
+    until(lambda: processes_of(data_dir) == [], 5)
+
+
+def test_a_process_that_dies_is_named_and_started_again(start, data_dir):
+    portal = start().wait_until_it_serves()
+    (worker,) = portal.pids_of(WORKER)
+    (data_dir / "logs" / "worker.log").write_text("the last thing it said\n")
+
+    os.kill(worker, signal.SIGKILL)
+
+    until(lambda: "worker ended unexpectedly (killed by SIGKILL); it starts again in 1 s" in portal.said)
+    assert "the last thing it said" in portal.said
+    until(lambda: portal.pids_of(WORKER) not in ([], [worker]))
+
+
+def test_requests_wait_while_a_web_server_that_died_starts_again(start):
+    portal = start().wait_until_it_serves()
+
+    os.kill(*portal.pids_of(WEB), signal.SIGKILL)
+
+    assert json.loads(portal.get("/healthz")) == {"status": "ok"}
+
+
+# What it refuses
+
+
+@pytest.fixture
+def refusal(start):
+    """refusal(*flags, **environment): the one line that a portal which cannot start leaves behind."""
+
+    def make(*flags, **environment):
+        portal = start(*flags, **environment)
+        code = portal.wait()
+        lines = portal.said.splitlines()
+        assert (code, len(lines)) == (2, 1), portal.said
+        assert lines[0].startswith("portal: ")
+        assert processes_of(portal.data_dir) == []
+        return lines[0]
+
+    return make
+
+
+def test_a_taken_port(refusal, port):
+    with socket.create_server(("127.0.0.1", port)):
+        line = refusal()
+
+    assert f"port {port} " in line
+    assert "PORTAL_PORT" in line
+
+
+def test_a_host_that_is_not_ours(refusal):
+    assert "PORTAL_HOST" in refusal("--host", "192.0.2.1")
+
+
+def test_a_second_portal_on_the_same_data(start, data_dir):
+    first = start().wait_until_it_serves()
+
+    other = start()
+
+    assert other.wait() == 2
+    assert other.said == (
+        f"portal: another portal (process {first.process.pid}) runs on {data_dir}: "
+        "stop it or set PORTAL_DATA_DIR to another directory\n"
+    )
+    assert first.process.poll() is None
+
+
+def test_a_database_that_is_none(refusal, data_dir):
+    (data_dir / "portal.sqlite3").write_bytes(b"half a download" * 1000)
+
+    line = refusal()
+
+    assert f"{data_dir}/portal.sqlite3 is damaged (file is not a database)" in line
+    assert "restore a backup" in line
+
+
+def test_a_database_of_which_half_is_missing(refusal, data_dir):
+    path = data_dir / "portal.sqlite3"
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE t (x)")
+        database.executemany("INSERT INTO t VALUES (?)", [("x" * 1000,)] * 500)
+    database.close()
+    os.truncate(path, path.stat().st_size // 2)
+
+    assert f"{path} is damaged (" in refusal()
+
+
+def test_a_file_where_the_data_directory_should_be(refusal, tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+
+    line = refusal(where=file)
+
+    assert str(file) in line
+    assert line.endswith((": Not a directory", ": File exists"))
+
+
+def test_a_data_directory_without_the_right_to_write(refusal, data_dir):
+    data_dir.chmod(0o500)
+
+    line = refusal(popen={"preexec_fn": obey_file_modes})
+
+    assert str(data_dir) in line
+    assert line.endswith("Permission denied")
+
+
+def test_a_database_without_the_right_to_write(refusal, data_dir):
+    sqlite3.connect(data_dir / "portal.sqlite3").close()
+    (data_dir / "portal.sqlite3").write_bytes(b"")
+    (data_dir / "portal.sqlite3").chmod(0o400)
+
+    line = refusal(popen={"preexec_fn": obey_file_modes})
+
+    assert str(data_dir / "portal.sqlite3") in line
+
+
+def obey_file_modes():
+    """Root may write anywhere by a capability; this process and what it starts go without it."""
+    if os.geteuid() == 0 and ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, 0, 0, 0) != 0:
+        raise OSError("cannot drop CAP_DAC_OVERRIDE")
+
+
+def test_a_postgresql_that_does_not_answer(refusal):
+    line = refusal(PORTAL_DATABASE_URL="postgres://someone:hunter22@127.0.0.1:1/portal")
+
+    assert "PostgreSQL at 127.0.0.1 cannot be used" in line
+    assert "PORTAL_DATABASE_URL" in line
+    assert "hunter22" not in line
+
+
+def test_a_redis_that_does_not_answer(refusal):
+    line = refusal(PORTAL_REDIS_URL="redis://:hunter22@127.0.0.1:1/0")
+
+    assert "PORTAL_REDIS_URL" in line
+    assert "hunter22" not in line
+
+
+def test_an_admin_name_that_belongs_to_a_user(refusal, data_dir):
+    commands = (
+        "import django; django.setup(); from django.core.management import call_command; "
+        "call_command('migrate', verbosity=0); from accounts.models import User; User.objects.create_user('admin')"
+    )
+    environment = {"DJANGO_SETTINGS_MODULE": "vllm_portal.settings", "PORTAL_DATA_DIR": str(data_dir)}
+    subprocess.run(
+        [sys.executable, "-c", commands],
+        cwd=PROJECT_ROOT,
+        env={**os.environ, **environment},
+        check=True,
+        timeout=START_S,
+    )
+
+    assert "PORTAL_ADMIN_USERNAME" in refusal()
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "expected"),
+    [
+        (("--port", "abc"), {}, "port: "),
+        (("--launcher", "magic"), {}, "launcher: "),
+        ((), {"PORTAL_ENGINE_ENV": "{"}, "engine_env"),
+        ((), {"PORTAL_RECONCILE_SECONDS": "0"}, "reconcile_seconds: "),
+    ],
+)
+def test_a_wrong_setting(refusal, flags, environment, expected):
+    assert expected in refusal(*flags, **environment)
+
+
+# One child
+
+
+def exits_with(code):
+    return lambda **popen: subprocess.Popen([sys.executable, "-c", f"print('bye'); raise SystemExit({code})"], **popen)
+
+
+def sleeps(**popen):
+    return subprocess.Popen(["sleep", "600"], **popen)
+
+
+def test_each_pause_before_a_new_start_is_twice_as_long_up_to_a_limit(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("vllm_portal.children.LONGEST_PAUSE_S", 0.05)
+    child = Child("web", exits_with(3), tmp_path / "web.log", grace_s=1)
+    child.start(None)
+
+    until(lambda: child.keep_alive(None) or len(caplog.records) >= 3)
+
+    pauses = [record.args[1] for record in caplog.records]
+    assert pauses == [0.05, 0.05, 0.05]
+    assert "web ended unexpectedly (exit code 3)" in caplog.text
+    assert "  bye" in caplog.text
+    child.stop()
+
+
+def test_pauses_double(tmp_path, caplog):
+    child = Child("web", exits_with(3), tmp_path / "web.log", grace_s=1)
+
+    for _ in range(7):
+        child._postpone("it failed")
+
+    assert [record.args[1] for record in caplog.records] == [1, 2, 4, 8, 16, 30, 30]
+
+
+def test_a_child_that_ignores_the_request_to_stop_is_killed(tmp_path, caplog):
+    def stubborn(**popen):
+        code = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); signal.pause()"
+        return subprocess.Popen([sys.executable, "-c", code], **popen)
+
+    child = Child("worker", stubborn, tmp_path / "log", grace_s=0.1)
+    child.start(None)
+    until(lambda: "deaf" in last_lines(tmp_path / "log"))
+
+    child.stop()
+
+    assert "did not stop within 0.1 s" in caplog.text
+    assert child.due_in_s is not None
+
+
+def test_a_child_that_cannot_be_started_says_so(tmp_path):
+    child = Child("worker", lambda **popen: subprocess.Popen(["/nowhere/at/all"], **popen), tmp_path / "log", grace_s=1)
+
+    with pytest.raises(OperatorError, match="worker cannot be started"):
+        child.start(None)
+
+
+def test_a_large_log_is_moved_aside_and_its_writer_goes_on(tmp_path):
+    log = tmp_path / "web.log"
+    with log.open("ab", buffering=0) as writer:
+        writer.write(b"old\n" * 100)
+        cap(log, limit=100)
+        writer.write(b"new\n")
+
+    assert log.read_bytes() == b"new\n"
+    assert (tmp_path / "web.log.1").read_bytes() == b"old\n" * 100
+
+
+def test_the_watchdog_ends_what_is_left_and_nothing_else():
+    watchdog = Watchdog()
+    left, ended = sleeps(start_new_session=True), sleeps(start_new_session=True)
+    watchdog.add(left.pid)
+    watchdog.add(ended.pid)
+    watchdog.remove(ended.pid)
+
+    watchdog._process.stdin.close()  # what the kernel does when the supervisor dies
+
+    assert left.wait(10) == -signal.SIGKILL
+    assert watchdog._process.wait(10) == 0
+    assert ended.poll() is None
+    ended.kill()
+    ended.wait()
