@@ -49,6 +49,17 @@ _decode_answer = msgspec.json.Decoder(_Answer).decode
 _decode_chunk = msgspec.json.Decoder(_Chunk).decode
 
 
+def _closing_brace(data: bytes, start: int) -> int:
+    """Where the object that opens at `start` has ended. A usage holds numbers and objects of numbers, no text.
+    Raises BadStream."""
+    end = data.find(b"}", start) + 1
+    while end and data.count(b"{", start, end) != data.count(b"}", start, end):
+        end = data.find(b"}", end) + 1
+    if not end:
+        raise BadStream("its usage does not end")
+    return end
+
+
 class BadStream(ValueError):
     """The bytes are no event stream of an engine; the message says why."""
 
@@ -119,13 +130,9 @@ class Filter:
             elif event.startswith(b'data: {"error"'):
                 self.failed = True
             return event
-        end = event.find(b"}", at)
-        if event[at + 8 : at + 9] != b"{" or end < 0:
+        if event[at + 8 : at + 9] != b"{":
             return event  # "usage":null
-        end += 1
-        details = event.find(b"{", at + 9, end)
-        if details >= 0:  # prompt_tokens_details: an object within
-            end = event.find(b"}", end) + 1
+        end = _closing_brace(event, at + 8)
         usage_json = event[at + 8 : end]
         try:
             usage = _decode_usage(usage_json)

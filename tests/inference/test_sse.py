@@ -85,6 +85,19 @@ def test_details_of_the_prompt_are_understood_and_taken_out():
     assert silent().feed(sse(nothing)) == sse(without_usage(event("a", 5, 1)))
 
 
+def test_several_details_are_taken_out_as_a_whole():
+    details = b',"prompt_tokens_details":{"cached_tokens":4},"completion_tokens_details":{"reasoning_tokens":1}}'
+    stream = silent()
+    chunk = event("a", 5, 1)[:-2] + details + b',"prompt_text":null}'
+    assert stream.feed(sse(chunk)) == sse(without_usage(event("a", 5, 1))[:-1] + b',"prompt_text":null}')
+    assert (stream.prompt_tokens, stream.cached_tokens) == (5, 4)
+
+
+def test_a_usage_without_end_is_refused():
+    with pytest.raises(BadStream):
+        silent().feed(b'data: {"usage":{"prompt_tokens":1\n\n')
+
+
 def test_an_error_event_is_no_success_although_done_follows():
     stream = silent()
     stream.feed(sse(b'{"error": {"message": "boom", "code": 500}}', DONE))
