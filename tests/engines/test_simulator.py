@@ -28,7 +28,7 @@ from tests.engines.simulator_process import (
     wait_until,
 )
 
-LONG = {"max_tokens": 5000, "ignore_eos": True}
+LONG = {"max_tokens": 8000, "ignore_eos": True}
 USAGE = {"stream": True, "stream_options": {"include_usage": True}}
 
 
@@ -491,10 +491,11 @@ def test_a_refused_request_counts_nothing(engine):
     assert engine.tokens() == before
 
 
-def test_a_stream_that_is_left_counts_exactly_what_was_sent(engine):
+@pytest.mark.parametrize("pace", ["slow:0.01", "slow:0.0005"])
+def test_a_stream_that_is_left_counts_exactly_what_was_sent(engine, pace):
     before = engine.tokens()
     successes = engine.metric("vllm:request_success_total")
-    with engine.open("/v1/chat/completions", chat_body("Hi", "slow:0.01", stream=True, **LONG)) as connection:
+    with engine.open("/v1/chat/completions", chat_body("Hi", pace, stream=True, **LONG)) as connection:
         data = b""
         while data.count(b'"content":') < 6:
             data += connection.recv(1 << 16)
@@ -505,7 +506,7 @@ def test_a_stream_that_is_left_counts_exactly_what_was_sent(engine):
         left = time.monotonic()
         data += read_to_end(connection)
     wait_until(lambda: engine.running() == 0)
-    assert time.monotonic() - left < 2  # the whole answer would have taken 50 s
+    assert time.monotonic() - left < 2  # the whole answer takes 4 s and more
     sent = data.count(b'"content":') - 1  # the first event has the role
     assert sent >= 5
     assert engine.tokens() == (before[0] + 4, before[1] + sent)
@@ -595,7 +596,7 @@ def test_it_listens_only_when_it_has_loaded():
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with SimulatorProcess("--simulate-never-healthy", "--port", str(port)) as engine:
-        wait_until(lambda: engine.log().count("Loading safetensors") > 3)
+        wait_until(lambda: engine.log().count("Loading safetensors") > 10)  # a start that works has 5
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", port), timeout=5)
         seen = len(engine.log())

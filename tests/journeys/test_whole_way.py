@@ -33,7 +33,7 @@ def test_engines_survive_the_portal_and_are_adopted(portal):
 
 def test_a_start_that_fails_says_why(tmp_path):
     portal = PortalProcess(
-        tmp_path, launcher="simulator", simulator_args="--simulate-fail=kv-cache", reconcile_seconds=0.5
+        tmp_path, launcher="simulator", simulator_args="--simulate-start-failure=kv-cache", reconcile_seconds=0.5
     )
     try:
         alice = portal.start().admin().add_user("alice", "correct horse")
