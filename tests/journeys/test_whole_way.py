@@ -39,6 +39,6 @@ def test_a_start_that_fails_says_why(tmp_path):
         alice = portal.start().admin().add_user("alice", "correct horse")
         answer = alice.post("/vllm_request/start", Model="some-org/some-model", HUGGING_FACE_HUB_TOKEN="")
         assert (answer.status_code, answer.json()["status"]) == (200, "unhealthy")
-        assert "KV cache" in answer.json()["message"]
+        assert "MAX_MODEL_LEN 256" in answer.json()["message"]
     finally:
         portal.stop()
