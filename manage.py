@@ -4,7 +4,9 @@
 import os
 import sys
 
+from vllm_portal import flags
 from vllm_portal.config import ConfigError
+from vllm_portal.errors import OperatorError
 
 
 def main() -> int:
@@ -12,10 +14,14 @@ def main() -> int:
     from django.core.management import execute_from_command_line
 
     try:
+        if sys.argv[1:2] == ["run"]:
+            flags.apply(sys.argv[2:])  # now: Django reads the settings before it hands flags to the command
         execute_from_command_line(sys.argv)
-    except ConfigError as error:
-        print(f"portal: {error}", file=sys.stderr)
+    except (ConfigError, OperatorError) as error:
+        print(*(f"portal: {line}" for line in str(error).splitlines()), sep="\n", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

@@ -26,6 +26,7 @@ def file(tmp_path, monkeypatch):
 
     monkeypatch.delenv("PORTAL_LAUNCHER")
     monkeypatch.delenv("PORTAL_HF_CHECK")
+    monkeypatch.delenv("PORTAL_DATABASE_URL", raising=False)
     write("")
     return write
 

@@ -17,15 +17,11 @@ from pathlib import Path
 
 import pytest
 
+from tests import postgres_server
 from vllm_portal.children import Child, cap, last_lines
 from vllm_portal.config import PROJECT_ROOT
 from vllm_portal.errors import OperatorError
 from vllm_portal.watchdog import Watchdog
-
-pytestmark = pytest.mark.skipif(
-    "PORTAL_DATABASE_URL" in os.environ,
-    reason="starts portals on SQLite of its own: nothing of it depends on the server",
-)
 
 WEB, WORKER = "-m vllm_portal.web", "-m celery -A vllm_portal worker"
 START_S = 60  # generous: the machine may be busy with other tests
@@ -89,6 +85,9 @@ class Portal:
         until(lambda: "Data  " in self.said or self.process.poll() is not None, START_S)
         assert self.process.poll() is None, self.said
         return self
+
+    def log(self, name):
+        return (self.data_dir / "logs" / f"{name}.log").read_text()
 
     def ctrl_c(self):
         """What a terminal does: SIGINT to the whole foreground process group."""
@@ -163,11 +162,16 @@ def log_in(portal, name, password):
 
 def test_ctrl_c_leaves_no_process_and_the_second_start_shows_no_password(start, data_dir):
     portal = start().wait_until_it_serves()
+    until(lambda: " ready" in portal.log("worker"))
     assert len(processes_of(data_dir)) == 5  # supervisor, Redis, web, worker, beat
 
     portal.ctrl_c()
     assert portal.wait() == 0, portal.said
     assert processes_of(data_dir) == []
+    assert "killed" not in portal.said
+    assert "Finished server process" in portal.log("web")
+    assert "Warm shutdown" in portal.log("worker")
+    assert "bye bye" in portal.log("redis")
 
     again = start().wait_until_it_serves()
     assert "user admin\n" in again.said
@@ -218,6 +222,15 @@ def test_requests_wait_while_a_web_server_that_died_starts_again(start):
     os.kill(*portal.pids_of(WEB), signal.SIGKILL)
 
     assert json.loads(portal.get("/healthz")) == {"status": "ok"}
+
+
+def test_it_runs_on_postgresql(start):
+    with tempfile.TemporaryDirectory(prefix="portal-pg-") as directory, postgres_server.running(Path(directory)) as url:
+        portal = start(PORTAL_DATABASE_URL=url, PORTAL_ADMIN_PASSWORD="correct horse").wait_until_it_serves()
+        assert log_in(portal, "admin", "correct horse")
+        portal.ctrl_c()
+        assert portal.wait() == 0
+    assert not (portal.data_dir / "portal.sqlite3").exists()
 
 
 # What it refuses
@@ -273,13 +286,20 @@ def test_a_database_that_is_none(refusal, data_dir):
     assert "restore a backup" in line
 
 
-def test_a_database_of_which_half_is_missing(refusal, data_dir):
+@pytest.mark.parametrize("overwritten", [False, True], ids=["half missing", "pages overwritten"])
+def test_a_database_that_is_damaged_inside(refusal, data_dir, overwritten):
     path = data_dir / "portal.sqlite3"
     with sqlite3.connect(path) as database:
         database.execute("CREATE TABLE t (x)")
         database.executemany("INSERT INTO t VALUES (?)", [("x" * 1000,)] * 500)
     database.close()
-    os.truncate(path, path.stat().st_size // 2)
+    middle = path.stat().st_size // 2
+    if overwritten:
+        with path.open("r+b") as file:
+            file.seek(middle)
+            file.write(b"\xff" * 20_000)
+    else:
+        os.truncate(path, middle)
 
     assert f"{path} is damaged (" in refusal()
 

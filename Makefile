@@ -1,0 +1,69 @@
+# Every step that people and CI take. Needs python3 (3.11, 3.12 or 3.13) and make; everything else goes into .venv.
+
+PYTHON ?= python3
+BIN := .venv/bin
+RUNTIME := .venv/.runtime-installed
+DEV := .venv/.dev-installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install --require-hashes
+# A configuration of their own for the checks: whatever this machine has set up does not count.
+CHECKS := PORTAL_CONFIG=/dev/null PORTAL_DATA_DIR=$(CURDIR)/.venv/check-data
+
+# Tests that touch no database, or bring their own: once is enough.
+ONCE := tests/test_config.py tests/test_docs.py tests/test_imports.py tests/test_supervisor.py
+
+.PHONY: help run test test-real bench lint format requirements clean
+.DEFAULT_GOAL := help
+
+help:  ## list these targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+run: $(RUNTIME)  ## install, migrate and start the portal in the foreground; Ctrl-C stops it
+	@exec $(BIN)/python manage.py run
+
+test: lint  ## install and run all tests that this machine can run: on SQLite, then on PostgreSQL
+	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python tests/postgres_server.py $(BIN)/python -m pytest -q -n 2 $(ONCE:%=--ignore=%)
+
+lint: $(DEV)  ## what is checked without running the portal
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(CHECKS) $(BIN)/python manage.py check --fail-level WARNING
+	$(CHECKS) $(BIN)/python manage.py makemigrations --check --dry-run
+
+test-real: $(DEV)  ## the whole way on real vLLM in real containers; needs root or a Docker daemon
+	tests/real/lab/ensure_docker.sh
+	tests/real/lab/build_engine_image.sh
+	$(BIN)/python -m pytest tests/real
+
+bench: $(RUNTIME)  ## what the portal adds to a request, measured beside the direct way
+	$(BIN)/python -m bench
+
+format: $(DEV)  ## let ruff rewrite the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--custom-compile-command "make requirements"
+
+requirements:  ## pin the newest versions that *.in allow; needs uv
+	$(COMPILE) --upgrade requirements/runtime.in -o requirements.txt
+	$(COMPILE) --upgrade requirements/dev.in -o requirements/dev.txt
+
+clean:  ## forget the virtual environment and caches; data in ./var stays
+	rm -rf .venv .pytest_cache .ruff_cache .import_linter_cache .hypothesis bench/.build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || { \
+		echo "$(PYTHON) is `$(PYTHON) --version 2>&1`, and the portal needs Python 3.11, 3.12 or 3.13:" \
+			"make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+$(RUNTIME): requirements.txt | .venv/bin/python
+	@echo "installing into .venv (only the first time)"
+	$(PIP) -r requirements.txt
+	@touch $@
+
+$(DEV): requirements/dev.txt $(RUNTIME)
+	$(PIP) -r requirements/dev.txt
+	@touch $@
