@@ -16,6 +16,7 @@ import pytest
 from engines.errors import LauncherError, StartFailed
 from engines.launchers.base import LaunchSpec, Status
 from engines.launchers.engine_directory import EngineDirectory, Meta
+from engines.launchers.ports import PORTS, can_bind
 from engines.launchers.process import ProcessLauncher, ProcessSettings
 from engines.launchers.processes import processes_of
 from tests.engines.launchers.contract import ENGINE_KEY, HF_TOKEN, LauncherContract, ask, ended, new_name, wait_until
@@ -85,6 +86,7 @@ def test_two_processes_that_start_at_once_make_one_engine(rig: ProcessRig) -> No
 import sys
 from pathlib import Path
 from engines.launchers.base import LaunchSpec
+from engines.launchers.ports import PORTS, can_bind
 from engines.launchers.process import ProcessLauncher, ProcessSettings
 launcher = ProcessLauncher(ProcessSettings(
     portal_id="this-portal", runtime_dir=Path({str(rig.folder / "run")!r}), log_dir=Path({str(rig.folder / "logs")!r}),
@@ -233,17 +235,26 @@ def test_while_another_starter_is_at_it_nobody_can_tell(rig: ProcessRig) -> None
     assert launcher.poll(spec.name).status is Status.GONE
 
 
+def free_ports(count: int) -> range:
+    """That many neighbours that nobody has."""
+    for first in range(PORTS.start + os.getpid() % 1000 * 10, PORTS.stop - count, count):
+        if all(can_bind("127.0.0.1", port) for port in range(first, first + count)):
+            return range(first, first + count)
+    raise AssertionError("no free ports")
+
+
 def test_no_port_is_given_twice_and_none_that_somebody_listens_on(rig: ProcessRig, monkeypatch: Any) -> None:
+    ports = free_ports(6)
+    monkeypatch.setattr("engines.launchers.ports.PORTS", ports)
+    launcher = rig.launcher(command=("sh", "-c", "sleep 60"))  # never listens, as vLLM in its first minute
     with socket.socket() as busy:
         busy.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        busy.bind(("127.0.0.1", 0))
+        busy.bind(("127.0.0.1", ports[2]))
         busy.listen()
-        first = busy.getsockname()[1]
-        monkeypatch.setattr("engines.launchers.ports.PORTS", range(first, first + 40))
-        launcher = rig.launcher()
-        ports = [launcher.start(rig.spec()).port for _ in range(4)]
-    assert len(set(ports)) == 4
-    assert first not in ports
+        given = [launcher.start(rig.spec()).port for _ in range(5)]
+        assert sorted([*given, ports[2]]) == list(ports)
+        with pytest.raises(LauncherError, match="no port"):
+            launcher.start(rig.spec())
 
 
 def test_without_the_command_the_start_fails_with_that_as_its_cause(rig: ProcessRig) -> None:
