@@ -1,11 +1,15 @@
 """People and what they may spend."""
 
+from functools import partial
 from typing import Any
 
 from django.contrib.auth.models import AbstractUser, UserManager
 from django.db import models, transaction
 
+from vllm_portal import changes
 from vllm_portal.config import get_config
+
+RIGHTS = ("password", "role", "is_active")
 
 
 class Role(models.TextChoices):
@@ -37,28 +41,67 @@ class User(AbstractUser):
     @classmethod
     def from_db(cls, db: str | None, field_names: Any, values: Any) -> "User":
         user = super().from_db(db, field_names, values)
-        user._loaded = {name: user.__dict__.get(name) for name in ("password", "role", "is_active")}
+        user._remember()
         return user
+
+    def refresh_from_db(self, *args: Any, **kwargs: Any) -> None:
+        super().refresh_from_db(*args, **kwargs)
+        self._remember()
+
+    def _remember(self) -> None:
+        """Keeps what the row says, so that `save` sees what changed. A deferred field is not compared."""
+        self._loaded = {name: self.__dict__[name] for name in ("username", *RIGHTS) if name in self.__dict__}
 
     @property
     def is_admin(self) -> bool:
         return self.role == Role.ADMIN
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """Keeps the flags in step with the role, revokes tokens where a right changed, gives a new user a limit row."""
+        """Keeps the flags in step with the role, revokes tokens where a right changed, gives a new user a limit row.
+
+        `token_version` is only ever counted up, in the database: whoever saves an older copy of a user brings no
+        revoked token back. After the commit the live counters and the other processes are told.
+        """
         self.is_staff = self.is_superuser = self.is_admin
-        # A login that only upgrades the password's hash saves that field alone: same password, tokens stay.
         fields = kwargs.get("update_fields")
-        rehash = fields is not None and set(fields) == {"password"}
-        loaded = getattr(self, "_loaded", None)
-        if loaded and not rehash and any(self.__dict__.get(name) != value for name, value in loaded.items()):
-            self.token_version += 1
-        if fields is not None and not rehash:
-            kwargs["update_fields"] = {*fields, "is_staff", "is_superuser", "token_version"}
+        # Django's login saves the same password with a newer hash, and says so by having forgotten the clear one.
+        rehash = fields is not None and set(fields) == {"password"} and self._password is None
+        changed = {name for name, value in getattr(self, "_loaded", {}).items() if self.__dict__.get(name) != value}
+        if fields is not None:
+            changed &= set(fields)
+        revoke = bool(changed & set(RIGHTS)) and not rehash
         with transaction.atomic():
-            super().save(*args, **kwargs)
+            super().save(*args, **self._narrowed(kwargs, revoke))
+            if revoke:
+                User.objects.filter(pk=self.pk).update(token_version=models.F("token_version") + 1)
+                self.token_version = User.objects.values_list("token_version", flat=True).get(pk=self.pk)
             TokenLimit.objects.get_or_create(user=self)
-        self._loaded = {name: self.__dict__.get(name) for name in ("password", "role", "is_active")}
+        self._remember()
+        if revoke:
+            self._tell_standing()
+        if changed and not rehash:
+            transaction.on_commit(partial(changes.announce, "users"))
+
+    def _narrowed(self, kwargs: dict[str, Any], revoke: bool) -> dict[str, Any]:
+        """save's arguments, so that no row that exists gets its `token_version` from a copy of it."""
+        fields = kwargs.get("update_fields")
+        if fields is None and not self._state.adding and not kwargs.get("force_insert"):
+            fields = {field.name for field in self._meta.concrete_fields if not field.primary_key}
+            fields -= {"token_version"} | self.get_deferred_fields()
+        elif fields is not None and "role" in fields:
+            fields = {*fields, "is_staff", "is_superuser"}
+        return kwargs if fields is None else {**kwargs, "update_fields": fields}
+
+    def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
+        with transaction.atomic():
+            self._tell_standing()  # now: afterwards it has no key any more
+            transaction.on_commit(partial(changes.announce, "users"))
+            return super().delete(*args, **kwargs)
+
+    def _tell_standing(self) -> None:
+        from accounts import quotas  # it reads this module's rows
+
+        transaction.on_commit(partial(quotas.push_standing, self.pk))
 
 
 def default_prompt_token_limit() -> int:

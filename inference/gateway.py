@@ -19,7 +19,7 @@ from inference import usage
 from inference.admission import Admission
 from inference.callers import Callers, caller_of
 from inference.client import Watch
-from inference.errors import TryLater
+from inference.errors import InvalidKey, TryLater
 from inference.ledger_link import LedgerAway, LedgerLink
 from inference.relay import Relay
 from inference.routing import Caller, Routes, read_routes
@@ -71,7 +71,7 @@ class Gateway:
         )
         self.routes = Routes()
         self._routes_read = 0.0
-        self._loading: dict[int, asyncio.Future[None]] = {}
+        self._loading: dict[int, asyncio.Future[bool]] = {}
         self.callers = Callers(self._fetch_caller)
         self.admission = Admission(self._link, self._load_user, config.reservation_lease_seconds)
         self.started = asyncio.Event()
@@ -139,18 +139,20 @@ class Gateway:
             raise TryLater("The portal cannot check who you are now.", status=503, code="unavailable") from None
 
     async def _load_user(self, user_id: int) -> None:
-        """Many requests of one user may find nothing loaded at once; one of them loads. Raises TryLater."""
+        """Many requests of one user may find nothing loaded at once; one of them loads. Raises InvalidKey, TryLater."""
         loading = self._loading.get(user_id)
         if loading is None:
             loading = self._loading[user_id] = asyncio.ensure_future(self.in_database(usage.load, user_id))
             loading.add_done_callback(lambda _: self._loading.pop(user_id, None))
         try:
-            await asyncio.shield(loading)
+            exists = await asyncio.shield(loading)
         except (DatabaseError, redis.RedisError) as error:
             logger.error("cannot load the counters of user %d: %s", user_id, error)
             raise TryLater(
                 "The portal cannot check your limits now.", status=503, code="limits_unavailable", retry_after_s=2
             ) from None
+        if not exists:
+            raise InvalidKey("This access token no longer counts; get a new one from POST /token.")
 
     async def _flush_late(self) -> None:
         """The worker writes the records. If it does not, this process does, at the cost of its own speed."""

@@ -51,7 +51,7 @@ class DataPlane:
             return
         path: str = scope["path"]
         if scope["type"] != "http" or not path.startswith(("/v1/", "/chat/completions", "/engines/")):
-            await self._fallback(scope, receive, send)
+            await self._django(scope, receive, send)
             return
         path = path.rstrip("/")
         engine_id = None
@@ -61,6 +61,26 @@ class DataPlane:
         elif path == "/chat/completions":
             path = "/v1/chat/completions"
         await self._answer(scope, receive, send, path, engine_id)
+
+    async def _django(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Django reads a body whole before it looks at it; here it is cut off at the largest size, by bytes counted."""
+        size = 0
+
+        async def counted() -> MutableMapping[str, Any]:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            # Django then gives the request up and answers nothing.
+            return message if size <= self._max_body_bytes else {"type": "http.disconnect"}
+
+        if _declared_length(dict(scope.get("headers", ()))) <= self._max_body_bytes:
+            await self._fallback(scope, counted, send)
+            if size <= self._max_body_bytes:
+                return
+        data = b'{"detail": "The body is larger than %d bytes."}' % self._max_body_bytes
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(data))]
+        await send({"type": "http.response.start", "status": 413, "headers": headers})
+        await send({"type": "http.response.body", "body": data})
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         while True:
@@ -146,7 +166,7 @@ class DataPlane:
         """The request's body. Raises InvalidRequest when it is too large, counted in bytes that came."""
         if headers.get(b"content-encoding", b"identity") != b"identity":
             raise InvalidRequest("Send the body uncompressed.", status=415, code="unsupported_encoding")
-        if int(headers.get(b"content-length", b"0") or b"0") > self._max_body_bytes:
+        if _declared_length(headers) > self._max_body_bytes:
             raise self._too_large()
         parts: list[bytes] = []
         size = 0
@@ -165,6 +185,12 @@ class DataPlane:
     def _too_large(self) -> InvalidRequest:
         message = f"The body is larger than {self._max_body_bytes} bytes."
         return InvalidRequest(message, status=413, code="request_too_large")
+
+
+def _declared_length(headers: dict[bytes, bytes]) -> int:
+    """The body's length as the client declares it; 0 where it does not."""
+    declared = headers.get(b"content-length", b"")
+    return int(declared) if declared.isdigit() else 0
 
 
 async def _find(plane: Gateway, caller: Caller, engine_id: str | None, model: str | None) -> Route:

@@ -18,6 +18,7 @@ from django.db import transaction
 from django.db.models import F
 
 from accounts.models import TokenLimit, User
+from accounts.quotas import ledger_lock
 from engines.models import Engine
 from inference.ledger_link import SCRIPT
 from inference.models import UsageRecord
@@ -27,7 +28,6 @@ logger = logging.getLogger(__name__)
 
 OUTBOX = "outbox"
 BATCH = 500
-LOCK_S = 60
 
 # Trims only what was written: had the lock run out, another process may have trimmed it already.
 _TRIM = """
@@ -52,18 +52,18 @@ def flush(older_than_s: float = 0) -> int:
     record = json.loads(oldest)
     if older_than_s and time.time() - (record["started_ms"] + record["duration_ms"]) / 1000 < older_than_s:
         return 0
-    with _lock():
+    with ledger_lock():
         return _flush()
 
 
-def load(user_id: int) -> None:
-    """Puts a user's limits and counters from the database into the live ledger. A user who does not exist is not
-    loaded. Raises redis.RedisError, DatabaseError."""
-    with _lock():
+def load(user_id: int) -> bool:
+    """Puts a user's limits and counters from the database into the live ledger. False: there is no such user (any
+    more). Raises redis.RedisError, DatabaseError."""
+    with ledger_lock():
         _flush()
         user = User.objects.select_related("token_limit").filter(pk=user_id).first()
         if user is None:
-            return
+            return False
         limit = user.token_limit
         _script()(
             args=[
@@ -71,10 +71,7 @@ def load(user_id: int) -> None:
                 limit.gen_token_number, user.token_version, int(user.is_active),
             ]
         )  # fmt: skip
-
-
-def _lock() -> Any:
-    return client().lock("lock:ledger", timeout=LOCK_S, blocking_timeout=5)
+        return True
 
 
 def _flush() -> int:

@@ -22,3 +22,16 @@ class RequestIdMiddleware:
             request_id.reset(token)
         response["x-request-id"] = identity
         return response
+
+
+class BodyLengthMiddleware:
+    """A body sent in chunks comes without its length, and REST framework takes it for an empty one: by now all of it
+    is here, so its length is known."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponse:
+        if "HTTP_TRANSFER_ENCODING" in request.META and not request.META.get("CONTENT_LENGTH"):
+            request.META["CONTENT_LENGTH"] = str(len(request.body))
+        return self.get_response(request)

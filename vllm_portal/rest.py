@@ -1,8 +1,11 @@
 """What every REST endpoint of the portal shares: error answers, paths with and without a slash, lenient numbers."""
 
 import logging
+import re
 from typing import Any
 
+from django.conf import settings
+from django.core.exceptions import RequestDataTooBig
 from django.db import OperationalError
 from django.urls import URLPattern, re_path
 from rest_framework import exceptions, serializers, status
@@ -12,6 +15,8 @@ from rest_framework.views import exception_handler as drf_handler
 from vllm_portal.errors import CallerError, FieldError, NotFound, OperatorError, Unavailable
 
 logger = logging.getLogger(__name__)
+
+_DIGITS = re.compile(r"\s*-?[0-9]+\s*\Z")
 
 
 def exception_handler(error: Exception, context: dict[str, Any]) -> Response | None:
@@ -29,6 +34,9 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
         logger.error("operator must act: %s", error)
         detail = "The portal cannot answer now; its operator finds the cause in the log."
         return Response({"detail": detail}, status=status.HTTP_503_SERVICE_UNAVAILABLE, headers={"retry-after": "5"})
+    if isinstance(error, RequestDataTooBig):
+        detail = f"The body is larger than {settings.DATA_UPLOAD_MAX_MEMORY_SIZE} bytes."
+        return Response({"detail": detail}, status=status.HTTP_413_REQUEST_ENTITY_TOO_LARGE)
     return drf_handler(error, context)
 
 
@@ -41,7 +49,7 @@ class LenientIntegerField(serializers.IntegerField):
     """An integer that may arrive as a string of digits; true, 1.5 and "1.0" are not integers."""
 
     def to_internal_value(self, data: Any) -> int:
-        if isinstance(data, (bool, float)):
+        if isinstance(data, (bool, float)) or (isinstance(data, str) and not _DIGITS.match(data)):
             self.fail("invalid")
         return super().to_internal_value(data)
 

@@ -38,6 +38,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "vllm_portal.middleware.RequestIdMiddleware",
+    "vllm_portal.middleware.BodyLengthMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -100,7 +101,7 @@ REST_FRAMEWORK = {
         "rest_framework.authentication.SessionAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
-    "DEFAULT_PARSER_CLASSES": ["vllm_portal.rest.JSONParser"],
+    "DEFAULT_PARSER_CLASSES": ["vllm_portal.parsers.JSONParser"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
     "EXCEPTION_HANDLER": "vllm_portal.rest.exception_handler",
     "URL_FORMAT_OVERRIDE": None,
@@ -155,6 +156,7 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": config.usage_flush_seconds,
         "options": {"expires": config.usage_flush_seconds * 2},
     },
+    "correct-counters": {"task": "accounts.tasks.correct_counters", "schedule": 10, "options": {"expires": 20}},
 }
 
 LOGGING = logging_config(config.log_level)

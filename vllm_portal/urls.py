@@ -1,17 +1,27 @@
 """The routes of the control plane. Inference paths never come here: `vllm_portal.asgi` takes them before."""
 
 from django.contrib import admin
+from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
-from vllm_portal import views
+from vllm_portal import static_files, views
+from vllm_portal.rest import endpoint
+
+# DRF's pages link to these two by this namespace.
+log_in_and_out = [
+    endpoint("login", LoginView.as_view(template_name="login.html", redirect_authenticated_user=True), "login"),
+    endpoint("logout", LogoutView.as_view(), "logout"),
+]
 
 urlpatterns = [
     path("", views.home, name="home"),
-    path("healthz", views.healthz, name="healthz"),
+    endpoint("healthz", views.healthz, "healthz"),
+    path("", include((log_in_and_out, "rest_framework"))),
+    path("static/<path:path>", static_files.static_file, name="static"),
     path("admin/", admin.site.urls),
-    path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
-    path("api/docs/", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
+    endpoint("api/schema", SpectacularAPIView.as_view(), "schema"),
+    endpoint("api/docs", SpectacularSwaggerView.as_view(url_name="schema"), "docs"),
     path("", include("accounts.urls")),
     path("", include("engines.urls")),
     path("", include("inference.urls")),

@@ -176,7 +176,7 @@ def test_token_info_is_ones_own(client_of, alice, bob):
     TokenLimit.objects.filter(user=alice).update(prompt_token_number=12, gen_token_number=3)
     TokenLimit.objects.filter(user=bob).update(prompt_token_number=99)
     for path in ("/db_request/get_token_info/", "/db_request/get_token_info"):
-        for body in ({}, {"username": "alice"}, {"username": "bob"}, {"username": "nobody"}, {"username": None}):
+        for body in ({}, {"username": "alice"}, {"username": "bob"}, {"username": "nobody"}, {"username": [1]}):
             answer = client_of(alice).post(path, body, format="json")
             assert answer.status_code == 200
             assert answer.json() == {
@@ -187,12 +187,21 @@ def test_token_info_is_ones_own(client_of, alice, bob):
             }
 
 
+def test_a_broken_body_is_400_for_everyone(client_of, alice, root):
+    for user in (alice, root):
+        for body in ("{", "[1]"):
+            answer = client_of(user).post("/db_request/get_token_info/", body, content_type="application/json")
+            assert answer.status_code == 400
+
+
 def test_an_admin_may_name_a_user(admin, bob):
     TokenLimit.objects.filter(user=bob).update(prompt_token_number=99)
     answer = admin.post("/db_request/get_token_info/", {"username": "bob"}, format="json")
     assert answer.json()["prompt_token_number"] == 99
     assert admin.post("/db_request/get_token_info/", {}, format="json").json()["prompt_token_number"] == 0
+    assert admin.post("/db_request/get_token_info/", {"username": None}, format="json").status_code == 200
     assert admin.post("/db_request/get_token_info/", {"username": "nobody"}, format="json").status_code == 404
+    assert admin.post("/db_request/get_token_info/", {"username": [1]}, format="json").status_code == 400
 
 
 def test_all_users_without_what_they_wrote(admin, alice):

@@ -34,11 +34,6 @@ def test_key_is_the_one_that_the_ledger_loads(alice):
     assert client().keys("quota:*") == [quotas.key(alice.pk)]
 
 
-def test_the_lock_is_the_ledgers():
-    with usage._lock():
-        assert not quotas.ledger_lock().acquire(blocking=False)
-
-
 def test_limits_reach_the_live_counters_after_the_commit(alice, live, committed):
     before = live(alice)
     with committed():

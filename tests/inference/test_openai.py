@@ -432,3 +432,33 @@ def test_a_client_that_takes_nothing_is_given_up_and_costs_bounded_memory(
         eventually(lambda: raw_engine.closed_early == 1)
     assert sent < 20_000_000
     eventually(lambda: [(r.outcome, r.generated_tokens, r.exact) for r in records()] == [("aborted", 1, True)])
+
+
+@pytest.mark.parametrize("path", ["/token", "/llm_request", "/admin/login/"])
+def test_a_huge_body_for_django_is_413_too(portal, path):
+    import requests
+
+    from vllm_portal.config import get_config
+
+    most = get_config().max_body_bytes
+    assert requests.post(portal.url + path, data=b" " * (most + 1), timeout=20).status_code == 413
+    parts = (b" " * 2**16 for _ in range(most // 2**16 + 1))
+    assert requests.post(portal.url + path, data=parts, timeout=20).status_code == 413
+
+
+def test_a_body_in_chunks_is_a_body_for_django_too(portal, alice):
+    import requests
+
+    parts = iter([b'{"username": "alice", ', b'"password": "correct horse"}'])
+    answer = requests.post(portal.url + "/token", data=parts, headers={"content-type": "application/json"}, timeout=20)
+    assert (answer.status_code, answer.json()["username"]) == (200, "alice")
+
+
+def test_the_token_of_a_deleted_user_is_refused(portal, alice, bob, raw_engine):
+    from tests.inference.conftest import ready_engine
+
+    ready_engine(alice, raw_engine.port, shared=True)
+    headers = portal.headers(bob)
+    assert portal.post(bob, "/v1/chat/completions", {"messages": []}, headers=headers).status_code == 200
+    bob.delete()
+    assert portal.post(alice, "/v1/chat/completions", {"messages": []}, headers=headers).status_code == 401

@@ -48,14 +48,15 @@ def engine_image() -> str:
 
 
 @pytest.fixture(scope="session")
-def fake_image(engine_image: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+def fake_image(engine_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("fake-image")
     shutil.copy(FAKE_ENGINE, folder)
     (folder / "Dockerfile").write_text(
         f'FROM {engine_image}\nCOPY fake_engine.py /\nENTRYPOINT ["python3", "-u", "/fake_engine.py"]\n'
     )
     docker("build", "-q", "-t", FAKE_IMAGE, str(folder), env={**os.environ, "DOCKER_BUILDKIT": "0"})
-    return FAKE_IMAGE
+    yield FAKE_IMAGE
+    docker("rmi", "-f", FAKE_IMAGE, check=False)
 
 
 class DockerRig:
@@ -70,6 +71,7 @@ class DockerRig:
             "portal_id": portal_id or self.portal_id,
             "log_dir": self.folder / "logs",
             "hf_cache": str(self.folder / "hf"),
+            "environment": dict(os.environ),
         }
         return DockerLauncher(DockerSettings(**values | settings))
 
@@ -104,7 +106,7 @@ def rig(tmp_path: Path, fake_image: str) -> Iterator[DockerRig]:
 
 
 def test_a_daemon_answers() -> None:
-    assert daemon_answers({})
+    assert daemon_answers(os.environ)
 
 
 class TestDockerLauncher(LauncherContract):
@@ -209,8 +211,12 @@ def test_the_token_is_readable_for_an_image_that_does_not_run_as_root(rig: Docke
     folder.mkdir()
     (folder / "Dockerfile").write_text(f"FROM {rig.image}\nUSER 1234\n")
     docker("build", "-q", "-t", f"{FAKE_IMAGE}-user", str(folder), env={**os.environ, "DOCKER_BUILDKIT": "0"})
-    seen = ask(rig.launcher().start(rig.spec(image=f"{FAKE_IMAGE}-user", hf_token=HF_TOKEN)))
-    assert seen["token"] == HF_TOKEN
+    try:
+        seen = ask(rig.launcher().start(rig.spec(image=f"{FAKE_IMAGE}-user", hf_token=HF_TOKEN)))
+        assert seen["token"] == HF_TOKEN
+    finally:
+        rig.end_all()
+        docker("rmi", "-f", f"{FAKE_IMAGE}-user")
 
 
 # GPUs

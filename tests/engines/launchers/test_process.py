@@ -162,6 +162,16 @@ def test_an_engine_that_dies_without_its_shell_is_ended_with_no_code(rig: Proces
     assert observation.message
 
 
+def test_a_start_of_what_has_ended_starts_nothing(rig: ProcessRig) -> None:
+    launcher, spec = rig.launcher(), rig.spec(env={"FAKE_EXIT": "1"})
+    launcher.start(spec)
+    ended(launcher, spec.name)
+    wait_until(lambda: not rig.is_alive(spec.name), "its lock is free")
+    before = rig.directory(spec.name).meta()
+    assert launcher.start(spec).status is Status.EXITED
+    assert rig.directory(spec.name).meta() == before, "a start would have chosen another port"
+
+
 def test_a_crash_of_the_first_process_takes_its_workers_along(rig: ProcessRig) -> None:
     launcher, spec = rig.launcher(), rig.spec(env={"FAKE_WORKER": "1"})
     main = ask(launcher.start(spec))["pid"]

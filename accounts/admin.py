@@ -1,0 +1,210 @@
+"""People in the admin pages: who they are, what they may spend, what they have spent."""
+
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.auth.admin import UserAdmin
+from django.contrib.auth.forms import AdminUserCreationForm, UserChangeForm
+from django.contrib.auth.models import Group
+from django.db.models import QuerySet
+from django.http import HttpRequest
+
+from accounts import people, quotas
+from accounts.errors import NotYourself
+from accounts.models import Role, TokenLimit, User
+
+admin.site.unregister(Group)
+admin.site.site_header = admin.site.site_title = "vllm-portal"
+admin.site.index_title = "Administration"
+
+
+class NewUserForm(AdminUserCreationForm):
+    class Meta(AdminUserCreationForm.Meta):
+        model = User
+        fields = ("username", "role")
+
+    def clean_username(self) -> str:
+        username = super().clean_username()
+        if username and User.objects.filter(username__iexact=username).exists():
+            raise forms.ValidationError("There is a user of this name already.")
+        return username
+
+
+class UserForm(UserChangeForm):
+    class Meta(UserChangeForm.Meta):
+        model = User
+        fields = "__all__"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for name in {"role", "is_active"} & set(self.fields):
+            # Changed means: differs from what the page showed. An hour-old page gives no rights back.
+            self.fields[name].show_hidden_initial = True
+
+    def _get_validation_exclusions(self) -> set[str]:
+        """A name that came from elsewhere and would not be allowed today does not keep the rest from being changed."""
+        excluded = super()._get_validation_exclusions()
+        return excluded if "username" in self.changed_data else {*excluded, "username"}
+
+
+class OwnUserForm(UserForm):
+    """An admin's form for themselves."""
+
+    def clean(self) -> dict[str, Any]:
+        given = super().clean()
+        if given.get("role") != Role.ADMIN or not given.get("is_active"):
+            raise forms.ValidationError("You cannot take your own rights away; another admin can.")
+        return given
+
+
+def _tokens() -> forms.IntegerField:
+    """With the number that the page showed beside the one that was typed: see `TokenLimitForm.save`."""
+    return forms.IntegerField(min_value=0, max_value=quotas.MOST, show_hidden_initial=True)
+
+
+TOKENS = ("prompt_token_limit", "prompt_token_number", "gen_token_limit", "gen_token_number")
+
+
+class TokenLimitForm(forms.ModelForm):
+    prompt_token_limit = _tokens()
+    gen_token_limit = _tokens()
+    prompt_token_number = _tokens()
+    gen_token_number = _tokens()
+
+    class Meta:
+        model = TokenLimit
+        fields = TOKENS
+
+    def clean(self) -> dict[str, Any]:
+        given = super().clean()
+        if any(self._shown(name) is None for name in TOKENS):
+            raise forms.ValidationError("This page is incomplete; load it again.")
+        return given
+
+    def _shown(self, name: str) -> int | None:
+        """What the page said before somebody typed."""
+        widget, html_name = self.fields[name].hidden_widget(), self.add_initial_prefix(name)
+        try:
+            return self.fields[name].clean(widget.value_from_datadict(self.data, self.files, html_name))
+        except forms.ValidationError:
+            return None
+
+    def save(self, commit: bool = True) -> TokenLimit:
+        """Applies what was typed and nothing else. The page may be an hour old: a number becomes a difference, so that
+        what was spent in that hour stays spent."""
+        typed = {name: self.cleaned_data[name] for name in self.changed_data if name in TOKENS}
+        more = {name: value - self._shown(name) for name, value in typed.items()}
+        user = self.instance.user
+        quotas.set_limits(user, typed.get("prompt_token_limit"), typed.get("gen_token_limit"))
+        quotas.add_numbers(user, more.get("prompt_token_number", 0), more.get("gen_token_number", 0))
+        return self.instance
+
+    def save_m2m(self) -> None:
+        """Nothing; the admin calls it."""
+
+
+class TokenLimitInline(admin.StackedInline):
+    model = TokenLimit
+    form = TokenLimitForm
+    fields = (("prompt_token_limit", "prompt_token_number"), ("gen_token_limit", "gen_token_number"))
+    can_delete = False
+    verbose_name = verbose_name_plural = "tokens: what may be spent in total, and what was"
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Each user has the one row since they were made."""
+        return False
+
+
+@admin.register(User)
+class PeopleAdmin(UserAdmin):
+    form = UserForm
+    add_form = NewUserForm
+    fieldsets = (
+        (None, {"fields": ("username", "password", "role", "is_active")}),
+        ("About", {"fields": ("first_name", "last_name", "email")}),
+        ("Dates", {"fields": ("last_login", "date_joined")}),
+    )
+    add_fieldsets = ((None, {"classes": ("wide",), "fields": ("username", "role", "password1", "password2")}),)
+    readonly_fields = ("last_login", "date_joined")
+    filter_horizontal = ()
+    list_display = ("username", "role", "is_active", "prompt_used", "prompt_left", "generated_used", "generated_left")
+    list_filter = ("role", "is_active")
+    list_select_related = ("token_limit",)
+    actions = ("disable", "enable", "double_limits")
+
+    def get_inlines(self, request: HttpRequest, obj: User | None) -> list[type[TokenLimitInline]]:
+        return [TokenLimitInline] if obj else []
+
+    def get_form(self, request: HttpRequest, obj: User | None = None, **kwargs: Any) -> type[forms.ModelForm]:
+        if obj is not None and obj.pk == request.user.pk:
+            kwargs["form"] = OwnUserForm
+        return super().get_form(request, obj, **kwargs)
+
+    def save_model(self, request: HttpRequest, obj: User, form: forms.ModelForm, change: bool) -> None:
+        """Only what was changed: the rest of the form may be older than the row."""
+        if not change:
+            super().save_model(request, obj, form, change)
+        elif changed := set(form.changed_data) & {field.name for field in User._meta.concrete_fields}:
+            obj.save(update_fields=changed)
+
+    def has_delete_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
+        return super().has_delete_permission(request, obj) and (obj is None or obj.pk != request.user.pk)
+
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> tuple[list, dict, set, list]:
+        """A user's conversations go with the user, though nobody may delete them here one by one."""
+        to_delete, counts, _, protected = super().get_deleted_objects(objs, request)
+        return to_delete, counts, set(), protected
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
+        """One by one: `User.delete` tells the live counters."""
+        for user in queryset.exclude(pk=request.user.pk):
+            user.delete()
+
+    @admin.display(description="prompt tokens used", ordering="token_limit__prompt_token_number")
+    def prompt_used(self, user: User) -> str:
+        return _of(user.token_limit.prompt_token_number, user.token_limit.prompt_token_limit)
+
+    @admin.display(description="left")
+    def prompt_left(self, user: User) -> str:
+        return _left(user.token_limit.prompt_token_number, user.token_limit.prompt_token_limit)
+
+    @admin.display(description="generated tokens used", ordering="token_limit__gen_token_number")
+    def generated_used(self, user: User) -> str:
+        return _of(user.token_limit.gen_token_number, user.token_limit.gen_token_limit)
+
+    @admin.display(description="left")
+    def generated_left(self, user: User) -> str:
+        return _left(user.token_limit.gen_token_number, user.token_limit.gen_token_limit)
+
+    @admin.action(description="Disable: no login, and no token counts", permissions=["change"])
+    def disable(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
+        self._set_active(request, queryset, False)
+
+    @admin.action(description="Enable", permissions=["change"])
+    def enable(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
+        self._set_active(request, queryset, True)
+
+    def _set_active(self, request: HttpRequest, queryset: QuerySet[User], active: bool) -> None:
+        done = 0
+        for user in queryset:
+            try:
+                people.set_active(user, active, by=request.user)
+                done += 1
+            except NotYourself as error:
+                self.message_user(request, str(error), messages.WARNING)
+        self.message_user(request, f"{done} {'enabled' if active else 'disabled'}.")
+
+    @admin.action(description="Double the token limits", permissions=["change"])
+    def double_limits(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
+        for user in queryset:
+            quotas.double_limits(user)
+        self.message_user(request, f"The limits of {len(queryset)} were doubled.")
+
+
+def _of(number: int, limit: int) -> str:
+    return f"{number:,} of {limit:,}"
+
+
+def _left(number: int, limit: int) -> str:
+    return f"{max(0, limit - number):,}"
