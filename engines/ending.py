@@ -1,0 +1,83 @@
+"""How engines end: asked to, or failed.
+
+A failure goes: save the cause, end what runs, FAILED. Each step can be repeated, and whoever finds an engine with a
+saved cause goes on from there, so a portal killed between two steps leaves nothing half done: no container without a
+row that knows of it, and no FAILED engine that still runs.
+"""
+
+import logging
+import uuid
+
+from django.utils import timezone
+
+from engines import engine_logs, lifecycle
+from engines.diagnosis import Diagnosis
+from engines.launchers import choice
+from engines.models import Engine
+from engines.states import ACTIVE, FINAL, State
+from engines.turns import turn
+from vllm_portal.config import get_config
+from vllm_portal.errors import OperatorError
+
+logger = logging.getLogger(__name__)
+
+TURN_SECONDS = 5.0
+"""Longest wait for a start that is under way; after it the reconciler comes back."""
+LOG_BYTES = 200_000
+
+
+def stop(engine_id: uuid.UUID) -> None:
+    """Ends an engine that is STOPPING; others are left alone. Never raises LauncherError: the reconciler comes back."""
+    with turn(container_turn(engine_id), TURN_SECONDS) as mine:
+        engine = Engine.objects.filter(pk=engine_id, state=State.STOPPING).first() if mine else None
+        if engine is not None and _end(engine):
+            lifecycle.stopped(engine, timezone.now())
+
+
+def fail(engine: Engine, diagnosis: Diagnosis) -> bool:
+    """The three steps. False: the engine moved on meanwhile, or it cannot be ended now; then the reconciler goes on."""
+    columns = {
+        "cause_code": diagnosis.code[:40],
+        "cause": diagnosis.cause,
+        "advice": diagnosis.advice,
+    }
+    row = Engine.objects.filter(pk=engine.pk, state=engine.state, state__in=ACTIVE - {State.STOPPING}, cause_code="")
+    if not row.update(**columns):
+        return False
+    for name, value in columns.items():
+        setattr(engine, name, value)
+    logger.warning("engine %s has failed (%s): %s", engine.name, diagnosis.code, diagnosis.cause)
+    return finish_failing(engine)
+
+
+def finish_failing(engine: Engine) -> bool:
+    """Steps two and three, for an engine whose cause is saved. False: not now."""
+    with turn(container_turn(engine.pk), TURN_SECONDS) as mine:
+        if not mine or not _end(engine):
+            return False
+        engine.refresh_from_db()
+        return lifecycle.failed(engine, timezone.now(), engine.cause_code, engine.cause, engine.advice)
+
+
+def clear_away_if_ended(engine: Engine) -> None:
+    """For whoever has just started a container and finds that its engine has ended meanwhile. Only to be called with
+    the container's turn."""
+    if Engine.objects.filter(pk=engine.pk, state__in=FINAL).exists():
+        _end(engine)
+
+
+def container_turn(engine_id: uuid.UUID) -> str:
+    """Who makes or ends the engine's container or process."""
+    return f"container:{engine_id}"
+
+
+def _end(engine: Engine) -> bool:
+    """False: it may still live."""
+    try:
+        launcher = choice.launcher(engine.launcher)
+        engine_logs.copy(engine, launcher.logs(engine.container_name, LOG_BYTES))
+        launcher.stop(engine.container_name, get_config().stop_grace_seconds)
+    except OperatorError as error:
+        logger.warning("engine %s cannot be ended now: %s", engine.name, error)
+        return False
+    return True

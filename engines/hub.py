@@ -1,0 +1,127 @@
+"""What the Hugging Face hub says about a model and a token, before anything is started.
+
+Only what the hub says clearly keeps an engine from starting. A hub that cannot be reached, is overloaded, is slow, or
+says something else is no reason: the model may be in the cache, and vLLM will say what is wrong.
+"""
+
+import logging
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from typing import Any
+
+from vllm_portal.errors import FieldError
+
+# huggingface_hub is imported where it is used: it takes half a second and 20 MB.
+
+logger = logging.getLogger(__name__)
+
+TOKEN_FIELD = "HUGGING_FACE_HUB_TOKEN"  # noqa: S105 (a field's name)
+_UNCLEAR = object()
+
+
+def check(repositories: Mapping[str, str], token: str, endpoint: str, timeout_s: float) -> str:
+    """The name of the token's account; "" without a token, or where the hub does not tell.
+
+    `repositories` maps a field of the request to the repository that it names. Raises FieldError for a token that the
+    hub does not know, a model that is not there, and one that the token may not read. Takes `timeout_s` at most.
+    """
+    asker = _Asker(endpoint, token, timeout_s)
+    pool = ThreadPoolExecutor(len(repositories) + 1, "hub")
+    try:
+        account = pool.submit(asker.account)
+        models = {field: pool.submit(asker.model_problem, field, name) for field, name in repositories.items()}
+        wait_for([account, *models.values()], timeout=timeout_s)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    name = _outcome(account)
+    if isinstance(name, FieldError):
+        raise name
+    for model in models.values():
+        problem = _outcome(model)
+        if isinstance(problem, FieldError):
+            raise problem
+    return name if isinstance(name, str) else ""
+
+
+def _outcome(answer: "Future[Any]") -> Any:
+    """_UNCLEAR for what did not come in time or failed; that is logged without its text, which may quote headers."""
+    if not answer.done():
+        return _UNCLEAR
+    error = answer.exception()
+    if error is not None:
+        logger.warning("the hub could not be asked: %s", type(error).__name__)
+        return _UNCLEAR
+    return answer.result()
+
+
+class _Asker:
+    """One caller's questions. Each method is run in a thread of its own."""
+
+    def __init__(self, endpoint: str, token: str, timeout_s: float) -> None:
+        api = _api(endpoint, timeout_s)
+        self._api, self._timeout_s = api, timeout_s
+        # False and not None: without one the library would take the token of whoever runs the portal.
+        self._token: str | bool = token or False
+
+    def account(self) -> str | FieldError:
+        """The name of the token's account, "" where it is unknown."""
+        from huggingface_hub.errors import HfHubHTTPError
+
+        if not self._token:
+            return ""
+        try:
+            answer = self._api.whoami(token=self._token)
+        except HfHubHTTPError as error:
+            return _bad_token() if _status(error) == 401 else ""
+        name = answer.get("name") if isinstance(answer, dict) else None
+        return name[:100] if isinstance(name, str) else ""
+
+    def model_problem(self, field: str, name: str) -> FieldError | None:
+        """None: it is there and may be read, or nobody knows."""
+        try:
+            info = self._api.model_info(name, token=self._token, timeout=self._timeout_s)
+            if info.gated:  # its card is for everyone, its files are not
+                self._api.auth_check(name, token=self._token)
+        except OSError as error:  # what the library raises for an answer that is no 200
+            return self._explain(error, field, name)
+        return None
+
+    def _explain(self, error: OSError, field: str, name: str) -> FieldError | None:
+        from huggingface_hub.errors import DisabledRepoError, GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+        if isinstance(error, GatedRepoError):
+            who = "this token's account has no access to it" if self._token else "it needs a token"
+            return FieldError(
+                TOKEN_FIELD, f"{name} is gated and {who}: ask for access on the model's page, then send that token."
+            )
+        if isinstance(error, RepositoryNotFoundError):
+            hidden = "this token may not see it" if self._token else "it is private and needs a token"
+            return FieldError(field, f"The Hugging Face hub has no {name}, or {hidden}.")
+        if isinstance(error, DisabledRepoError):
+            return FieldError(field, f"{name} is disabled on the Hugging Face hub.")
+        if isinstance(error, HfHubHTTPError) and self._token and _status(error) == 401:
+            return _bad_token()
+        logger.warning("the hub does not tell about %s: %s", name, type(error).__name__)
+        return None
+
+
+_session_lock = threading.Lock()
+
+
+def _api(endpoint: str, timeout_s: float) -> Any:
+    from huggingface_hub import HfApi
+    from huggingface_hub.utils import get_session
+
+    with _session_lock:
+        get_session().timeout = timeout_s  # the library sets none for some of its calls
+    return HfApi(endpoint=endpoint.rstrip("/"))
+
+
+def _bad_token() -> FieldError:
+    return FieldError(TOKEN_FIELD, "Hugging Face does not know this token; see huggingface.co/settings/tokens.")
+
+
+def _status(error: Any) -> int | None:
+    return getattr(getattr(error, "response", None), "status_code", None)

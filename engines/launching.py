@@ -1,0 +1,225 @@
+"""How engines come up: QUEUED -> PLACED -> PULLING (docker) -> STARTING -> LOADING.
+
+Each step looks at the row, does one thing that can be repeated, and moves the row by compare-and-swap. So a step that
+was cut short by a `kill -9` is done again by whoever comes next, and a stop that arrives at any moment wins: the next
+move fails, and nothing goes on.
+"""
+
+import logging
+import uuid
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from django.utils import timezone
+
+from engines import ending, hints, lifecycle
+from engines.diagnosis import Diagnosis, diagnose, one_line
+from engines.errors import StartFailed
+from engines.launchers import choice
+from engines.launchers.base import LaunchSpec, Observation, Status
+from engines.models import Engine, Gpu
+from engines.placement import choose
+from engines.states import COMING_UP, Desired, State
+from engines.turns import turn
+from engines.vllm_command import EngineOptions, HostOptions, build_argv, build_env
+from vllm_portal.config import get_config
+from vllm_portal.encryption import decrypt
+from vllm_portal.errors import OperatorError
+from vllm_portal.secret_keys import portal_id
+
+logger = logging.getLogger(__name__)
+
+GPU_DEVICES = ("cuda", "rocm")
+
+
+class _Overtaken(Exception):
+    """The engine is not to come up any more; thrown through a launcher that pulls."""
+
+
+def launch(engine_id: uuid.UUID) -> None:
+    """Takes the engine as far as it goes now. Does nothing where somebody else is at it, or nothing is to be done.
+    Never raises LauncherError: the reconciler comes back until the deadline."""
+    with turn(f"launch:{engine_id}") as mine:
+        engine = _coming_up(engine_id) if mine else None
+        while engine is not None and _step(engine):
+            pass
+
+
+def launch_spec(engine: Engine) -> LaunchSpec:
+    """Raises OperatorError when the secrets cannot be read."""
+    config = get_config()
+    options = EngineOptions(
+        model=engine.model,
+        served_names=(engine.model, engine.name),
+        max_model_len=engine.max_model_len,
+        tensor_parallel_size=engine.tensor_parallel_size,
+        seed=engine.seed,
+        tokenizer=engine.tokenizer,
+        quantization=engine.quantization,
+    )
+    host = HostOptions(
+        device=engine.device,
+        trust_remote_code=config.trust_remote_code,
+        extra_args=tuple(config.engine_extra_args),
+        extra_env=tuple(config.engine_env.items()),
+        hf_endpoint=config.hf_endpoint,
+        hf_offline=config.hf_offline,
+        cpu_kv_cache_gib=config.cpu_kv_cache_gib,
+    )
+    return LaunchSpec(
+        name=engine.container_name,
+        portal_id=portal_id(),
+        engine_id=str(engine.pk),
+        generation=engine.generation,
+        argv=build_argv(options, host),
+        env=build_env(host),
+        engine_key=decrypt(engine.engine_key_encrypted),
+        hf_token=decrypt(engine.hf_token_encrypted),
+        device=engine.device,
+        gpu_uuids=tuple(engine.gpu_leases.order_by("gpu__index").values_list("gpu__uuid", flat=True)),
+        image=engine.image,
+        model_dir=engine.model if engine.model.startswith("/") else None,
+    )
+
+
+def _coming_up(engine_id: uuid.UUID) -> Engine | None:
+    return Engine.objects.filter(pk=engine_id, state__in=COMING_UP, desired=Desired.RUN).first()
+
+
+def _step(engine: Engine) -> bool:
+    """True: it moved, and there may be more to do."""
+    if engine.cause_code:
+        ending.finish_failing(engine)
+        return False
+    steps: dict[str, Callable[[Engine], bool]] = {
+        State.QUEUED: _place,
+        State.PLACED: _leave_placed,
+        State.PULLING: _pull,
+        State.STARTING: _start,
+    }
+    step = steps.get(engine.state)
+    if step is None:
+        return False
+    if engine.deadline_at and timezone.now() > engine.deadline_at:
+        ending.fail(engine, _too_late(engine))
+        return False
+    return step(engine)
+
+
+def _place(engine: Engine) -> bool:
+    """Leases GPUs where the engine needs some and the machine's are known."""
+    now = timezone.now()
+    if engine.device not in GPU_DEVICES:
+        return lifecycle.place(engine, [], now)
+    present = list(Gpu.objects.filter(present=True).select_related("lease"))
+    if not present:
+        return lifecycle.place(engine, [], now)
+    if _older_are_waiting(engine, len(present)):
+        lifecycle.progress(engine, now, "waiting for GPUs, behind engines that have waited longer")
+        return False
+    free = [gpu for gpu in present if not hasattr(gpu, "lease")]
+    chosen = choose(present, free, engine.tensor_parallel_size)
+    if chosen is None:
+        wanted = engine.tensor_parallel_size
+        detail = f"waiting for {wanted} free GPU{'s' * (wanted > 1)} ({len(free)} of {len(present)} are free)"
+        lifecycle.progress(engine, now, detail)
+        return False
+    return lifecycle.place(engine, chosen, now)
+
+
+def _older_are_waiting(engine: Engine, present: int) -> bool:
+    """First come, first served, else many small engines would keep a large one waiting for ever. One that needs more
+    GPUs than there are holds up nobody."""
+    older = Engine.objects.filter(state=State.QUEUED, desired=Desired.RUN, device__in=GPU_DEVICES)
+    return older.filter(created_at__lt=engine.created_at, tensor_parallel_size__lte=present).exists()
+
+
+def _leave_placed(engine: Engine) -> bool:
+    config, now = get_config(), timezone.now()
+    if engine.launcher == "docker":
+        return lifecycle.move(
+            engine, State.PLACED, State.PULLING, now, deadline_at=_in(now, config.pull_timeout_seconds)
+        )
+    return lifecycle.move(engine, State.PLACED, State.STARTING, now, deadline_at=_in(now, config.start_timeout_seconds))
+
+
+def _pull(engine: Engine) -> bool:
+    def progress(line: str) -> None:
+        lifecycle.progress(engine, timezone.now(), one_line(line))
+        if _coming_up(engine.pk) is None:
+            raise _Overtaken
+
+    try:
+        choice.launcher(engine.launcher).prepare(launch_spec(engine), progress)
+    except _Overtaken:
+        return False
+    except StartFailed as error:
+        ending.fail(engine, _diagnosis(error))
+        return False
+    except OperatorError as error:
+        _note(engine, error)
+        return False
+    now = timezone.now()
+    deadline = _in(now, get_config().start_timeout_seconds)
+    return lifecycle.move(engine, State.PULLING, State.STARTING, now, deadline_at=deadline)
+
+
+def _start(engine: Engine) -> bool:
+    """Nobody ends the container while it is being made, and nobody makes one for an engine that is to end: both need
+    the container's turn and look at the row once they have it."""
+    with turn(ending.container_turn(engine.pk)) as mine:
+        current = _coming_up(engine.pk) if mine else None
+        if current is None or current.state != State.STARTING:
+            return False
+        try:
+            launcher = choice.launcher(engine.launcher)
+            seen = launcher.start(launch_spec(engine))
+            if seen.status is Status.RUNNING:
+                _started(engine, seen)
+                return False
+            failure = diagnose(launcher.logs(engine.container_name), seen)
+        except StartFailed as error:
+            failure = _diagnosis(error)
+        except OperatorError as error:
+            _note(engine, error)
+            return False
+    ending.fail(engine, failure)
+    return False
+
+
+def _started(engine: Engine, seen: Observation) -> None:
+    now = timezone.now()
+    columns = {"container_id": seen.container_id, "host": seen.host, "port": seen.port}
+    deadline = _in(now, get_config().load_stall_seconds)
+    if lifecycle.move(engine, State.STARTING, State.LOADING, now, deadline_at=deadline, **columns):
+        hints.check(engine.pk)
+    else:
+        ending.clear_away_if_ended(engine)
+
+
+def _note(engine: Engine, error: OperatorError) -> None:
+    logger.warning("engine %s does not come up yet, %s: %s", engine.name, engine.state, error)
+    lifecycle.progress(engine, timezone.now(), f"tries again: {one_line(str(error))}")
+
+
+def _diagnosis(error: StartFailed) -> Diagnosis:
+    return Diagnosis(error.code, one_line(str(error)), one_line(error.advice))
+
+
+def _too_late(engine: Engine) -> Diagnosis:
+    config = get_config()
+    if engine.state == State.PULLING:
+        cause, setting = "Its image did not come", f"pull_timeout_seconds ({config.pull_timeout_seconds})"
+    else:
+        cause, setting = (
+            "Its container or process did not start",
+            f"start_timeout_seconds ({config.start_timeout_seconds})",
+        )
+    last = f" Last: {engine.detail}." if engine.detail else ""
+    return Diagnosis(
+        "launch_timeout", f"{cause} within {setting}.{last}", "Start it again once the portal's operator sees to it."
+    )
+
+
+def _in(now: datetime, seconds: float) -> datetime:
+    return now + timedelta(seconds=seconds)

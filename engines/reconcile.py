@@ -1,0 +1,119 @@
+"""Compares rows with what really runs and finishes what is unfinished. The whole truth is in the rows, so it may run as
+often as it likes, twice at once, after a crash, and with every hint lost.
+
+QUEUED … STARTING   launch again, the oldest first
+LOADING … UNHEALTHY look, and judge
+STOPPING            end it again
+without an owner    ask it to stop
+"""
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from datetime import datetime
+from functools import partial
+
+from django.db import connection
+from django.utils import timezone
+
+from engines import checking, ending, gpus, launching, lifecycle, strays
+from engines.models import Engine
+from engines.states import COMING_UP, State
+
+logger = logging.getLogger(__name__)
+
+CHECKS_AT_ONCE = 16
+CHECK_SECONDS = 60.0
+"""Longest wait for all looks; each is bounded by itself, too."""
+STEP_SECONDS = 0.2
+GPU_SECONDS = 30.0
+LOOK_SECONDS = 0.1
+
+_gpus_lock = threading.Lock()
+_gpus_looked_at = float("-inf")
+
+
+def reconcile(now: datetime) -> None:
+    """One round. Returns within about CHECK_SECONDS; pulls, starts and stops go on in threads of their own, and the
+    next round leaves alone what is still being done."""
+    refresh_gpus(now)
+    for engine in Engine.objects.active().filter(owner=None).exclude(state=State.STOPPING):
+        lifecycle.request_terminate(engine, now, "the portal: its owner is gone")
+    rows = list(Engine.objects.active().order_by("created_at").values_list("pk", "state"))
+    for engine_id, state in rows:
+        if state == State.STOPPING:
+            _run_apart("stop", ending.stop, engine_id)
+    for engine_id, state in rows:
+        if state in COMING_UP - {State.LOADING}:
+            # Waited for a moment, so that the oldest gets its GPUs first.
+            _run_apart("launch", launching.launch, engine_id).join(STEP_SECONDS)
+    _look_at([engine_id for engine_id, state in rows if state in checking.RUNS])
+    strays.sweep()
+
+
+def refresh_gpus(now: datetime) -> None:
+    """Looks at the GPUs every GPU_SECONDS, however often it is called."""
+    global _gpus_looked_at
+    with _gpus_lock:
+        if time.monotonic() - _gpus_looked_at < GPU_SECONDS:
+            return
+        _gpus_looked_at = time.monotonic()
+    gpus.refresh(now, gpus.look())
+
+
+def stop_all(timeout_s: float) -> bool:
+    """Asks every engine to stop, ends them all at once, and waits. True: none is left. Works without a worker."""
+    deadline = time.monotonic() + timeout_s
+    for engine in Engine.objects.active():
+        lifecycle.request_terminate(engine, timezone.now(), "the portal: it stops")
+    while left := list(Engine.objects.active().values_list("pk", flat=True)):
+        if time.monotonic() > deadline:
+            logger.warning("%d engines still run", len(left))
+            return False
+        for engine_id in left:
+            _run_apart("stop", ending.stop, engine_id)
+        time.sleep(LOOK_SECONDS)
+    return True
+
+
+def _look_at(engine_ids: list[uuid.UUID]) -> None:
+    if not engine_ids:
+        return
+    pool = ThreadPoolExecutor(min(CHECKS_AT_ONCE, len(engine_ids)), "look")
+    try:
+        looks = [pool.submit(_alone, checking.check, engine_id) for engine_id in engine_ids]
+        wait_for(looks, timeout=CHECK_SECONDS)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+_apart: dict[tuple[str, uuid.UUID], threading.Thread] = {}
+_apart_lock = threading.Lock()
+
+
+def _run_apart(what: str, act: Callable[[uuid.UUID], object], engine_id: uuid.UUID) -> threading.Thread:
+    """In a thread of its own, unless one is at it: a pull may take an hour. Daemons, so that they hold up no exit; what
+    they leave half done the next worker finishes."""
+    key = (what, engine_id)
+    with _apart_lock:
+        if (running := _apart.get(key)) and running.is_alive():
+            return running
+        for ended in [other for other, thread in _apart.items() if not thread.is_alive()]:
+            del _apart[ended]
+        thread = _apart[key] = threading.Thread(target=partial(_alone, act, engine_id), name=what, daemon=True)
+        thread.start()
+    return thread
+
+
+def _alone(act: Callable[[uuid.UUID], object], engine_id: uuid.UUID) -> None:
+    """One engine's trouble is no other's. The thread's database connection is given back."""
+    try:
+        act(engine_id)
+    except Exception:
+        logger.exception("engine %s could not be reconciled now", engine_id)
+    finally:
+        connection.close()

@@ -1,0 +1,32 @@
+"""Celery's doors to engines. A task gets an id and looks at the row: it may run twice, late, or never."""
+
+import uuid
+
+from celery import shared_task
+from django.utils import timezone
+
+from engines import checking, ending, hints, launching
+from engines.reconcile import reconcile as reconcile_all
+
+
+@shared_task
+def launch_engine(engine_id: str) -> None:
+    launching.launch(uuid.UUID(engine_id))
+
+
+@shared_task
+def stop_engine(engine_id: str) -> None:
+    ending.stop(uuid.UUID(engine_id))
+
+
+@shared_task
+def check_engine(engine_id: str) -> None:
+    """Comes again by itself while the engine loads, so that READY is noticed at once."""
+    again_in_s = checking.check(uuid.UUID(engine_id), thorough=False)
+    if again_in_s is not None:
+        hints.check(uuid.UUID(engine_id), again_in_s)
+
+
+@shared_task
+def reconcile() -> None:
+    reconcile_all(timezone.now())

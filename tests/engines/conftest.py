@@ -1,0 +1,190 @@
+"""Engines in any state, launchers that obey the test, and a worker."""
+
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+
+import pytest
+from django.db import connection
+from django.utils import timezone
+
+from engines import launching, lifecycle, reconcile, strays
+from engines.launchers import choice
+from engines.launchers.process import ProcessLauncher, ProcessSettings
+from engines.models import Engine
+from engines.states import State
+from tests.fakes.launchers import FakeLauncher
+from vllm_portal.config import get_config
+
+NOW = datetime(2025, 1, 1, tzinfo=UTC)
+_WAY = [State.QUEUED, State.PLACED, State.STARTING, State.LOADING, State.READY, State.UNHEALTHY]
+
+
+@pytest.fixture
+def setting(monkeypatch):
+    """setting(name=value, …): changes the configuration for this test."""
+
+    def change(**values):
+        for name, value in values.items():
+            assert name in type(get_config()).model_fields
+            monkeypatch.setitem(get_config().__dict__, name, value)
+
+    return change
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """A launcher that runs nothing; every engine of the test is its."""
+    launcher = FakeLauncher()
+    monkeypatch.setattr(choice, "launcher", lambda name: launcher)
+    monkeypatch.setattr(strays, "_first_seen", {})
+    return launcher
+
+
+@pytest.fixture
+def engine_in(people):
+    """engine_in(state, owner=…, **columns): an engine that came into this state by the life it would have had."""
+
+    def make(state=State.QUEUED, owner=None, **columns):
+        number = Engine.objects.count() + 1
+        columns = {"model": "acme/tiny", "launcher": "fake", "device": "cpu", "name": f"tiny-{number:04}", **columns}
+        later = {name: columns.pop(name) for name in ("container_id", "host", "port", "deadline_at") if name in columns}
+        later = {"container_id": f"{number:064x}", "host": "127.0.0.1", "port": 9, **later}
+        engine = lifecycle.request_start(owner or people["alice"], NOW, **columns)
+        ended = {State.STOPPING, State.STOPPED, State.FAILED}
+        way = _WAY[: _WAY.index(state) + 1] if state not in ended else _WAY[:5]
+        if State.PLACED in way:
+            assert lifecycle.place(engine, [], NOW)
+        for old, new in pairwise(way[1:]):
+            extra = later if new is State.LOADING else {"ready_at": NOW} if new is State.READY else {}
+            assert lifecycle.move(engine, old, new, NOW, **extra)
+        if state is State.FAILED:
+            assert lifecycle.failed(engine, NOW, "killed", "It was killed.", "Start it again.")
+        elif state in ended:
+            assert lifecycle.request_terminate(engine, NOW, "alice")
+            if state is State.STOPPED:
+                assert lifecycle.stopped(engine, NOW)
+        if "deadline_at" in later:
+            Engine.objects.filter(pk=engine.pk).update(deadline_at=later["deadline_at"])
+        engine.refresh_from_db()
+        return engine
+
+    return make
+
+
+@pytest.fixture
+def running(fake, engine_in):
+    """running(state, **columns): an engine in this state whose container the fake launcher holds."""
+
+    def make(state, **columns):
+        host, port = fake.address
+        engine = engine_in(state, host=host, port=port, **columns)
+        seen = fake.start(launching.launch_spec(engine))
+        fake.calls.clear()
+        Engine.objects.filter(pk=engine.pk).update(container_id=seen.container_id)
+        engine.refresh_from_db()
+        return engine
+
+    return make
+
+
+@pytest.fixture
+def state_of():
+    return lambda engine: Engine.objects.get(pk=engine.pk).state
+
+
+@pytest.fixture
+def long_ago():
+    return timezone.now() - timedelta(hours=1)
+
+
+@pytest.fixture
+def simulator(monkeypatch, tmp_path):
+    """simulator(*flags): from now on engines are stand-in engines, started with these flags. They are ended with the
+    test."""
+    made = []
+
+    def make(*flags):
+        own = choice.launcher("simulator")
+        settings = ProcessSettings(
+            **{
+                **own._settings.__dict__,
+                "runtime_dir": tmp_path / "engines",
+                "log_dir": tmp_path / "engine-logs",
+                "extra_args": ("--simulate-start-seconds=0.05", *flags),
+            }
+        )
+        launcher = ProcessLauncher(settings)
+        made.append(launcher)
+        monkeypatch.setattr(choice, "launcher", lambda name: launcher)
+        return launcher
+
+    yield make
+    for launcher in made:
+        for listed in launcher.list():
+            launcher.stop(listed.name, 1)
+
+
+@pytest.fixture
+def worker(transactional_db, monkeypatch):
+    """A worker that got no hint at all: the reconciler alone, in a thread, until the test ends."""
+    monkeypatch.setattr(strays, "_looked_at", float("inf"))
+    done, trouble = threading.Event(), []
+
+    def work():
+        try:
+            while not done.is_set():
+                reconcile.reconcile(timezone.now())
+                done.wait(0.05)
+        except Exception as error:  # the test fails with it, below
+            trouble.append(error)
+        finally:
+            connection.close()
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    yield
+    done.set()
+    thread.join(60)
+    assert not thread.is_alive()
+    join_apart()
+    assert not trouble, trouble
+
+
+def join_apart():
+    """Waits for the launches and stops that go on in threads of their own."""
+    for apart in list(reconcile._apart.values()):
+        apart.join(60)
+        assert not apart.is_alive()
+
+
+def wait_until(condition, what="it", seconds=20):
+    """The first true value of condition()."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.01)
+    raise AssertionError(f"{what} did not happen within {seconds} s")
+
+
+def at_once(*acts):
+    """Runs the acts in threads that begin together; their results in order. What one raises is its result."""
+    barrier, results = threading.Barrier(len(acts)), [None] * len(acts)
+
+    def run(number, act):
+        try:
+            barrier.wait(10)
+            results[number] = act()
+        except Exception as error:
+            results[number] = error
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=run, args=pair, daemon=True) for pair in enumerate(acts)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return results

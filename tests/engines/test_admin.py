@@ -1,0 +1,83 @@
+"""Engines in the admin pages."""
+
+import pytest
+from django.urls import reverse
+
+from engines.models import Engine, Gpu, GpuLease
+from engines.states import State
+from tests.engines.conftest import NOW
+from vllm_portal.encryption import decrypt
+
+CHANGELIST = "/admin/engines/engine/"
+
+
+@pytest.fixture
+def pages(client, root):
+    client.force_login(root)
+    return client
+
+
+def act(pages, action, *engines):
+    body = {"action": action, "_selected_action": [str(engine.pk) for engine in engines]}
+    return pages.post(CHANGELIST, body, follow=True)
+
+
+def test_the_list_shows_owner_state_and_cause(pages, engine_in):
+    engine_in(State.FAILED)
+    content = pages.get(CHANGELIST).content.decode()
+    assert all(word in content for word in ("tiny-0001", "alice", "FAILED", "It was killed."))
+
+
+def test_an_engines_page_shows_its_events_and_no_secret(pages, engine_in):
+    engine = engine_in(State.READY, hf_token="hf_secretOfAlice")
+    content = pages.get(reverse("admin:engines_engine_change", args=[engine.pk])).content.decode()
+    assert "LOADING" in content
+    for secret in (
+        "hf_secretOfAlice",
+        decrypt(engine.engine_key_encrypted),
+        engine.engine_key_encrypted,
+        engine.hf_token_encrypted,
+    ):
+        assert secret not in content
+
+
+def test_nothing_can_be_written_or_deleted(pages, engine_in, state_of):
+    engine = engine_in(State.READY)
+    change = reverse("admin:engines_engine_change", args=[engine.pk])
+    assert pages.post(change, {"state": "FAILED"}).status_code == 403
+    assert pages.post(reverse("admin:engines_engine_delete", args=[engine.pk]), {"post": "yes"}).status_code == 403
+    assert pages.get(reverse("admin:engines_engine_add")).status_code == 403
+    assert state_of(engine) == State.READY
+
+
+def test_stop_asks_those_that_run_to_stop(pages, engine_in, state_of):
+    ready, done = engine_in(State.READY), engine_in(State.FAILED)
+    assert "1 engines are asked to stop" in act(pages, "stop", ready, done).content.decode()
+    assert (state_of(ready), state_of(done)) == (State.STOPPING, State.FAILED)
+
+
+def test_start_again_is_a_new_engine_with_the_same_options(pages, engine_in, alice):
+    old = engine_in(State.READY, seed=3, max_model_len=64, quantization="awq", shared=True, hf_token="hf_a")
+    act(pages, "start_again", old)
+    new = Engine.objects.exclude(pk=old.pk).get()
+    assert (new.owner, new.state, new.seed, new.max_model_len) == (alice, State.QUEUED, 3, 64)
+    assert (new.model, new.quantization, new.shared) == (old.model, "awq", True)
+    assert decrypt(new.hf_token_encrypted) == "hf_a"
+    assert decrypt(new.engine_key_encrypted) != decrypt(old.engine_key_encrypted)
+
+
+def test_what_cannot_be_started_again_says_why(pages, engine_in, setting):
+    setting(engines_per_user=1)
+    assert "as many as allowed" in act(pages, "start_again", engine_in(State.READY)).content.decode()
+
+
+def test_gpus_and_leases_can_be_looked_at(pages, engine_in):
+    gpu = Gpu.objects.create(uuid="GPU-0", index=0, name="Card", memory_bytes=2**30, seen_at=NOW)
+    GpuLease.objects.create(gpu=gpu, engine=engine_in(State.READY))
+    assert "tiny-0001" in pages.get("/admin/engines/gpu/").content.decode()
+    assert "tiny-0001" in pages.get("/admin/engines/gpulease/").content.decode()
+
+
+def test_a_user_sees_none_of_it(client, alice, db):
+    client.force_login(alice)
+    assert client.get(CHANGELIST).status_code in (302, 403)

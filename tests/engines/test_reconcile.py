@@ -1,0 +1,189 @@
+"""Rows against what really runs: what is unfinished is finished, with every hint lost."""
+
+import threading
+
+import pytest
+from django.utils import timezone
+
+from engines import gpus, lifecycle, reconcile, strays
+from engines.errors import LauncherError
+from engines.gpus import Found
+from engines.launchers.base import LaunchSpec
+from engines.models import Engine, Gpu
+from engines.states import ACTIVE, State
+from tests.engines.conftest import NOW, at_once, join_apart, wait_until
+from tests.fakes.launchers import raising
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+def looks_are_due(monkeypatch):
+    monkeypatch.setattr(strays, "_looked_at", float("-inf"))
+    monkeypatch.setattr(strays, "_first_seen", {})
+    monkeypatch.setattr(strays, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(strays, "BETWEEN_LOOKS_SECONDS", 0.0)
+
+
+def work(rounds=1):
+    for _ in range(rounds):
+        reconcile.reconcile(timezone.now())
+        join_apart()
+
+
+def states():
+    return sorted(Engine.objects.values_list("name", "state"))
+
+
+def test_all_that_is_unfinished_goes_on(fake, engine_in, running):
+    queued, placed, starting = engine_in(State.QUEUED), engine_in(State.PLACED), engine_in(State.STARTING)
+    stopping, dead = running(State.STOPPING), running(State.READY)
+    fake.die(dead.container_name, "CUDA out of memory")
+    done = engine_in(State.STOPPED)
+    work()
+    found = dict(states())
+    assert {found[engine.name] for engine in (queued, placed, starting)} == {State.LOADING}
+    assert (found[stopping.name], found[dead.name], found[done.name]) == (State.STOPPED, State.FAILED, State.STOPPED)
+
+
+def test_two_at_once_do_nothing_twice(fake, engine_in, running):
+    for _ in range(3):
+        engine_in(State.QUEUED)
+        engine = running(State.READY)
+        lifecycle.request_terminate(engine, NOW, "alice")
+    made = fake.started
+    at_once(*[lambda: reconcile.reconcile(timezone.now())] * 3)
+    join_apart()
+    work()
+    assert fake.started == made + 3
+    assert sorted(Engine.objects.values_list("state", flat=True)) == ["LOADING"] * 3 + ["STOPPED"] * 3
+    for engine in Engine.objects.all():
+        ways = [event.new_state for event in engine.events.all()]
+        assert len(ways) == len(set(ways))
+
+
+def test_the_oldest_gets_its_gpu_first(fake, engine_in):
+    Gpu.objects.create(uuid="GPU-0", index=0, name="Card", memory_bytes=1, seen_at=NOW)
+    engines = [engine_in(device="cuda") for _ in range(3)]
+    work()
+    assert [state for _, state in states()] == [State.LOADING, State.QUEUED, State.QUEUED]
+    assert states()[0][0] == engines[0].name
+
+
+def test_an_engine_without_an_owner_is_ended(fake, running, alice, state_of):
+    engine = running(State.READY)
+    alice.delete()
+    work(2)
+    assert state_of(engine) == State.STOPPED
+    assert fake.containers == {}
+
+
+def test_one_engines_trouble_is_no_others(fake, running, engine_in, state_of, caplog):
+    engine = running(State.STOPPING)
+    running(State.READY)
+    fake.poll = raising(ZeroDivisionError())  # a launcher that breaks its own rules
+    queued = engine_in()
+    work()
+    assert (state_of(engine), state_of(queued)) == (State.STOPPED, State.LOADING)
+    assert "could not be reconciled" in caplog.text
+
+
+def test_a_long_pull_holds_up_nobody(fake, engine_in, running, state_of):
+    pulling = engine_in(launcher="docker")
+    go_on = threading.Event()
+    fake.before_prepare = lambda progress: go_on.wait(20)
+    engine = running(State.STOPPING)
+    reconcile.reconcile(timezone.now())
+    reconcile.reconcile(timezone.now())
+    try:
+        wait_until(lambda: state_of(engine) == State.STOPPED)
+        assert state_of(pulling) == State.PULLING
+        assert fake.calls.count("prepare") == 1
+    finally:
+        go_on.set()
+        join_apart()
+    assert state_of(pulling) == State.LOADING
+
+
+class TestStrays:
+    def spec(self, engine_id="0" * 32, generation=1, name="vllm-portal-000000000000-1"):
+        return LaunchSpec(name=name, portal_id="p", engine_id=engine_id, generation=generation, argv=["m"])
+
+    def test_what_no_engine_stands_for_is_removed_at_the_second_look(self, fake):
+        fake.start(self.spec("9e107d9d-372b-4c1d-8f4a-3e2f5d1c0b07"))
+        work()
+        assert fake.containers
+        work()
+        assert not fake.containers
+
+    def test_an_id_that_is_none_is_a_stray_too(self, fake):
+        fake.start(self.spec("no id"))
+        work(2)
+        assert not fake.containers
+
+    @pytest.mark.parametrize("state", [State.STOPPED, State.FAILED])
+    def test_what_an_ended_engine_left_is_removed(self, fake, running, state):
+        running(state)
+        work(2)
+        assert not fake.containers
+
+    @pytest.mark.parametrize("state", sorted(ACTIVE - {State.PULLING, State.STOPPING, State.QUEUED, State.PLACED}))
+    def test_what_an_engine_stands_for_stays(self, fake, running, state):
+        engine = running(state)
+        work(3)
+        assert engine.container_name in fake.containers
+
+    def test_an_earlier_generation_is_a_stray(self, fake, running):
+        engine = running(State.LOADING)
+        Engine.objects.filter(pk=engine.pk).update(generation=2)
+        fake.start(self.spec(str(engine.pk), 2, "second"))
+        seen = strays.strays("fake")
+        assert [stray.generation for stray in seen] == [1]
+
+    def test_what_was_gone_in_between_is_seen_anew(self, fake):
+        fake.start(self.spec())
+        seen = strays.strays("fake")
+        assert strays.twice_seen("fake", seen) == []
+        assert strays.twice_seen("fake", []) == []
+        assert strays.twice_seen("fake", seen) == []
+        assert strays.twice_seen("fake", seen) == seen
+
+    def test_a_look_too_soon_removes_nothing(self, fake, monkeypatch):
+        monkeypatch.setattr(strays, "BETWEEN_LOOKS_SECONDS", 60.0)
+        fake.start(self.spec())
+        work(3)
+        assert fake.containers
+
+    def test_a_launcher_in_trouble_is_left_for_later(self, fake, monkeypatch):
+        fake.start(self.spec())
+        fake.before_stop = raising(LauncherError("no daemon"))
+        work(2)
+        assert fake.containers
+
+
+def test_the_gpus_are_looked_at_every_half_minute(monkeypatch, db):
+    looks = []
+    monkeypatch.setattr(reconcile, "_gpus_looked_at", float("-inf"))
+    monkeypatch.setattr(gpus, "look", lambda: looks.append(1) or [Found("GPU-0", 0, "Card", 1)])
+    for _ in range(3):
+        reconcile.refresh_gpus(NOW)
+    assert (len(looks), Gpu.objects.count()) == (1, 1)
+
+
+class TestStopAll:
+    def test_every_engine_is_ended(self, fake, running, engine_in):
+        for state in (State.LOADING, State.READY, State.UNHEALTHY, State.STOPPING):
+            running(state)
+        engine_in(State.QUEUED)
+        assert reconcile.stop_all(timeout_s=20)
+        assert {state for _, state in states()} == {State.STOPPED}
+        assert fake.containers == {}
+
+    def test_what_cannot_be_ended_is_given_up_in_time(self, fake, running):
+        running(State.READY)
+        fake.before_stop = raising(LauncherError("no daemon"))
+        assert not reconcile.stop_all(timeout_s=0.3)
+        join_apart()
+
+    def test_nothing_to_do_takes_no_time(self, db):
+        assert reconcile.stop_all(timeout_s=0)

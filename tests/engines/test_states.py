@@ -1,0 +1,33 @@
+"""The table of states, as a whole."""
+
+from itertools import product
+
+import pytest
+
+from engines.states import ACTIVE, COMING_UP, FINAL, SERVING, TANGIBLE, State, allowed
+
+FORWARD = {
+    ("QUEUED", "PLACED"), ("PLACED", "PULLING"), ("PLACED", "STARTING"), ("PULLING", "STARTING"),
+    ("STARTING", "LOADING"), ("LOADING", "READY"), ("READY", "UNHEALTHY"), ("UNHEALTHY", "READY"),
+    ("STOPPING", "STOPPED"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("old", "new"), list(product(State, State)))
+def test_an_engine_goes_forward_or_to_its_end_and_nowhere_else(old, new):
+    to_its_end = old in ACTIVE and (new is State.FAILED or (new is State.STOPPING and old is not State.STOPPING))
+    assert allowed(old, new) == ((old, new) in FORWARD or to_its_end)
+
+
+@pytest.mark.parametrize("new", list(State))
+@pytest.mark.parametrize("old", sorted(FINAL))
+def test_what_has_ended_stays_so(old, new):
+    assert not allowed(old, new)
+
+
+def test_the_groups_fit_together():
+    assert set(State) == ACTIVE | FINAL
+    assert not ACTIVE & FINAL
+    assert TANGIBLE < ACTIVE
+    assert COMING_UP < ACTIVE
+    assert frozenset({State.READY}) == SERVING

@@ -1,0 +1,79 @@
+"""A Hugging Face hub on this machine: what is asked before a start, in the real one's shapes."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+GOOD_TOKEN = "hf_aliceHasAccess"
+POOR_TOKEN = "hf_bobHasNoAccess"
+ACCOUNTS = {GOOD_TOKEN: "alice-hf", POOR_TOKEN: "bob-hf"}
+
+
+class FakeHub:
+    """`acme/open` is for all, `acme/gated` and `acme/private` for GOOD_TOKEN, and there is nothing else.
+
+    `trouble`: a status that every answer has; `delay_s`: how late every answer is.
+    """
+
+    def __init__(self) -> None:
+        self.trouble = 0
+        self.delay_s = 0.0
+        self.tokens: list[str] = []
+        """The tokens that came, "" for none."""
+        self.released = threading.Event()
+        hub = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                token = self.headers.get("authorization", "").removeprefix("Bearer ")
+                hub.tokens.append(token)
+                hub.released.wait(hub.delay_s)
+                status, body, headers = hub.answer(self.path.partition("?")[0], token)
+                content = json.dumps(body).encode()
+                self.send_response(status)
+                for name, value in {**headers, "content-length": str(len(content))}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *_: object) -> None:
+                """Silence."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
+        self._thread.start()
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def answer(self, path: str, token: str) -> tuple[int, dict, dict]:
+        if self.trouble:
+            return self.trouble, {"error": "trouble"}, {}
+        if token and token not in ACCOUNTS:
+            text = "Invalid credentials in Authorization header"
+            return 401, {"error": text}, {"X-Error-Message": text}
+        if path == "/api/whoami-v2":
+            return (200, {"name": ACCOUNTS[token], "type": "user"}, {}) if token else (401, {}, {})
+        name = path.removeprefix("/api/models/")
+        wants_files = name.endswith("/auth-check")
+        return self.model(name.removesuffix("/auth-check"), wants_files, token)
+
+    def model(self, name: str, wants_files: bool, token: str) -> tuple[int, dict, dict]:
+        info = {"id": name, "modelId": name, "gated": False, "private": False, "tags": [], "siblings": []}
+        if name == "acme/open":
+            return 200, info, {}
+        if name == "acme/gated":
+            if wants_files and token != GOOD_TOKEN:
+                return 403 if token else 401, {"error": "restricted"}, {"X-Error-Code": "GatedRepo"}
+            return 200, info | {"gated": "manual"}, {}
+        if name == "acme/private" and token == GOOD_TOKEN:
+            return 200, info | {"private": True}, {}
+        status = 404 if token else 401
+        return status, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"}
+
+    def close(self) -> None:
+        self.released.set()
+        self._server.shutdown()
+        self._thread.join(10)
+        self._server.server_close()
