@@ -86,16 +86,20 @@ class Connection(asyncio.Protocol):
         if self._complete:  # bytes that nobody asked for: not a connection to use again
             self.abort()
             return
-        if not self._head_done:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD and not self.headers:
-                self._fail(Broken("the head of the engine's answer is too long"))
-                return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
+            if self._complete:  # the answer is whole; only the connection is spoilt
+                self.abort()
+                self._wake()
+                return
             self._fail(Broken(f"the engine speaks no HTTP: {error}"))
             return
+        if not self._head_done:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD:
+                self._fail(Broken("the head of the engine's answer is too long"))
+                return
         self._wake()
 
     def eof_received(self) -> None:
@@ -108,6 +112,10 @@ class Connection(asyncio.Protocol):
         self._wake()
 
     # What the parser calls
+
+    def on_message_begin(self) -> None:
+        if self._complete:  # bytes after the answer: of a second one that nobody asked for
+            raise Broken("the engine sent more than one answer")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.headers.append((name.lower(), value))

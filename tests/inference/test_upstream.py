@@ -1,0 +1,282 @@
+"""The connection to an engine, against servers that send what no server should, at every place where a read may end."""
+
+import asyncio
+import contextlib
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from inference.upstream import Broken, CannotConnect, Pool, TimedOut, Timeouts
+from tests.fakes.upstream import chunk, http
+
+QUICK = Timeouts(connect=2, first_byte=2, idle=2, total=5)
+IMPATIENT = Timeouts(connect=0.3, first_byte=0.3, idle=0.3, total=0.6)
+
+
+def exchange(serve, use, timeouts=QUICK):
+    """Runs `use(pool, post)` against a server whose connections `serve(reader, writer)` handles."""
+
+    async def main():
+        handlers = set()
+
+        async def guarded(reader, writer):
+            handlers.add(asyncio.current_task())
+            try:
+                with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+                    await serve(reader, writer)
+            finally:
+                writer.transport.abort()
+
+        server = await asyncio.start_server(guarded, "127.0.0.1", 0)
+        address = server.sockets[0].getsockname()
+        pool = Pool()
+        try:
+            return await use(pool, lambda: pool.post(address, "/x", [(b"a", b"b")], b"{}", timeouts))
+        finally:
+            pool.close()
+            server.close()
+            for handler in handlers:
+                handler.cancel()
+            await asyncio.gather(*handlers, return_exceptions=True)
+            await asyncio.sleep(0.01)  # the transports close their sockets
+
+    return asyncio.run(main())
+
+
+async def read_request(reader):
+    head = await reader.readuntil(b"\r\n\r\n")
+    await reader.readexactly(2)
+    return head
+
+
+def answers(*packets: bytes, close: bool = True):
+    async def serve(reader, writer):
+        await read_request(reader)
+        for packet in packets:
+            writer.write(packet)
+            await writer.drain()
+            await asyncio.sleep(0)
+        if not close:
+            await reader.read()
+
+    return serve
+
+
+async def whole(pool, post):
+    connection = await post()
+    try:
+        return await connection.head(), await connection.read(10_000_000)
+    finally:
+        connection.release()
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+
+
+@given(cuts=st.lists(st.integers(1, 200), max_size=6), chunked=st.booleans())
+@settings(max_examples=40, deadline=None)
+def test_an_answer_is_the_same_wherever_reads_end(cuts, chunked):
+    body = b"0123456789" * 5
+    data = CHUNKED + chunk(body[:7]) + chunk(body[7:]) + b"0\r\n\r\n" if chunked else http(body)
+    edges = sorted({0, len(data), *(cut % len(data) for cut in cuts)})
+    packets = [data[start:end] for start, end in pairwise(edges)]
+    assert exchange(answers(*packets, close=False), whole) == (200, body)
+
+
+def test_the_request_has_no_other_headers_than_the_portals():
+    heads = []
+
+    async def serve(reader, writer):
+        heads.append(await read_request(reader))
+        writer.write(http(b"ok"))
+        await writer.drain()
+
+    exchange(serve, whole)
+    assert heads == [b"POST /x HTTP/1.1\r\nhost: engine\r\ncontent-length: 2\r\na: b\r\n\r\n"]
+
+
+def test_a_first_read_larger_than_a_head_may_be_is_no_long_head():
+    body = b"x" * 1_000_000
+    assert exchange(answers(http(body), close=False), whole) == (200, body)
+
+
+def test_interim_answers_are_passed_over():
+    assert exchange(answers(b"HTTP/1.1 103 Early Hints\r\nlink: a\r\n\r\n" + http(b"ok")), whole) == (200, b"ok")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"garbage\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-le",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc",
+        CHUNKED + b"5\r\nabc",
+        CHUNKED + b"zz\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"x-long: " + b"a" * 200_000,
+    ],
+)
+def test_an_answer_that_breaks_off_or_is_none_is_broken(data):
+    with pytest.raises(Broken):
+        exchange(answers(data), whole)
+
+
+def test_an_answer_longer_than_allowed_is_broken():
+    async def use(pool, post):
+        connection = await post()
+        await connection.head()
+        with pytest.raises(Broken, match="longer"):
+            await connection.read(10)
+        connection.release()
+
+    exchange(answers(http(b"x" * 1000)), use)
+
+
+def test_what_came_before_the_break_is_given_out_first():
+    async def use(pool, post):
+        connection = await post()
+        await connection.head()
+        got = await connection.next()
+        while not got.endswith(b"last"):
+            got += await connection.next()
+        with pytest.raises(Broken):
+            await connection.next()
+        connection.release()
+        return got
+
+    assert exchange(answers(CHUNKED, chunk(b"first"), chunk(b"last")), use) == b"firstlast"
+
+
+def test_nobody_there_is_cannot_connect():
+    async def main():
+        pool = Pool()
+        with pytest.raises(CannotConnect):
+            await pool.post(("127.0.0.1", 1), "/x", [], b"", QUICK)
+        pool.close()
+        await asyncio.sleep(0)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("said", [b"", b"HTTP/1.1 200 OK\r\n", CHUNKED, CHUNKED + chunk(b"a")])
+def test_silence_times_out(said):
+    with pytest.raises(TimedOut):
+        exchange(answers(said, close=False), whole, IMPATIENT)
+
+
+def test_an_answer_that_never_ends_times_out_in_all():
+    async def serve(reader, writer):
+        await read_request(reader)
+        writer.write(CHUNKED)
+        while True:
+            writer.write(chunk(b"a"))
+            await writer.drain()
+            await asyncio.sleep(0.05)
+
+    with pytest.raises(TimedOut):
+        exchange(serve, whole, IMPATIENT)
+
+
+def counting_server(answer):
+    """A server that keeps connections alive; `served` has a list of requests for each."""
+    served = []
+
+    async def serve(reader, writer):
+        mine = []
+        served.append(mine)
+        while True:
+            mine.append(await read_request(reader))
+            await answer(writer, len(served))
+
+    return serve, served
+
+
+def test_a_connection_is_used_again_after_a_whole_answer():
+    async def answer(writer, _):
+        writer.write(http(b"ok"))
+        await writer.drain()
+
+    serve, served = counting_server(answer)
+
+    async def use(pool, post):
+        for _ in range(3):
+            assert await whole(pool, post) == (200, b"ok")
+
+    exchange(serve, use)
+    assert [len(requests) for requests in served] == [3]
+
+
+def test_a_connection_whose_answer_was_given_up_is_closed_and_not_used_again():
+    async def answer(writer, _):
+        writer.write(CHUNKED + chunk(b"a"))
+        await writer.drain()
+
+    serve, served = counting_server(answer)
+
+    async def use(pool, post):
+        for _ in range(2):
+            connection = await post()
+            await connection.head()
+            connection.release()
+
+    exchange(serve, use)
+    assert [len(requests) for requests in served] == [1, 1]
+
+
+def test_a_connection_that_the_engine_closed_meanwhile_is_not_used_again():
+    async def answer(writer, _):
+        writer.write(http(b"ok"))
+        await writer.drain()
+        writer.close()
+
+    serve, served = counting_server(answer)
+
+    async def use(pool, post):
+        for _ in range(2):
+            assert await whole(pool, post) == (200, b"ok")
+            await asyncio.sleep(0.05)
+
+    exchange(serve, use)
+    assert [len(requests) for requests in served] == [1, 1]
+
+
+def test_bytes_after_an_answer_spoil_the_connection():
+    async def answer(writer, _):
+        writer.write(http(b"ok") + b"HTTP/1.1 200 OK\r\n")
+        await writer.drain()
+
+    serve, served = counting_server(answer)
+
+    async def use(pool, post):
+        for _ in range(2):
+            assert await whole(pool, post) == (200, b"ok")
+            await asyncio.sleep(0.02)
+
+    exchange(serve, use)
+    assert all(len(requests) == 1 for requests in served)
+
+
+def test_cancelled_requests_leave_no_connection_behind():
+    async def answer(writer, _):
+        await asyncio.sleep(30)
+
+    serve, _ = counting_server(answer)
+
+    async def use(pool, post):
+        async def one():
+            connection = await post()
+            try:
+                await connection.head()
+            finally:
+                connection.release()
+
+        tasks = [asyncio.create_task(one()) for _ in range(50)]
+        await asyncio.sleep(0.05)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return len(pool.busy)
+
+    assert exchange(serve, use) == 0
