@@ -39,6 +39,8 @@ def fake(monkeypatch):
     launcher = FakeLauncher()
     monkeypatch.setattr(choice, "launcher", lambda name: launcher)
     monkeypatch.setattr(strays, "_first_seen", {})
+    # The machine's own GPUs have no place in a test; one that is about looking sets this back.
+    monkeypatch.setattr(reconcile, "_gpus_looked_at", float("inf"))
     return launcher
 
 
