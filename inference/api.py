@@ -73,6 +73,14 @@ def _release_database() -> None:
         connection.close()
 
 
+def _store(conversation: Conversation, prompt: str, answer: str) -> None:
+    """In a thread of a pool, where nobody else gives the connection back."""
+    try:
+        conversations.add_turn(conversation, prompt, answer, timezone.now())
+    finally:
+        connection.close()
+
+
 def _prompt(wish: dict[str, Any], history: list[chat.Turn]) -> chat.Prompt:
     config = get_config()
     return chat.Prompt(
@@ -115,8 +123,7 @@ def _streamed(
             yield _event({"detail": error.message})
         else:
             if conversation:
-                add_turn = sync_to_async(conversations.add_turn, thread_sensitive=False)
-                await add_turn(conversation, wish["prompt"], text, timezone.now())
+                await sync_to_async(_store, thread_sensitive=False)(conversation, wish["prompt"], text)
         finally:
             await pieces.aclose()  # type: ignore[attr-defined]
         yield b"data: [DONE]\n\n"

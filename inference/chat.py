@@ -44,7 +44,7 @@ async def find_engine(plane: Gateway, caller: Caller, endpoint: str, model: str)
     try:
         route = _look_up(plane, caller, found, model)
     except ModelNotFound:
-        await plane.refresh_routes_if_old()
+        await plane.look_again()
         route = _look_up(plane, caller, found, model)
     if found and model not in ("", route.model, route.name):
         raise InvalidRequest(f"The engine at inference_endpoint serves {route.model}.", param="model")

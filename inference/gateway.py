@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 ROUTES_S = 1.0
+READINGS_S = 0.1
 FLUSH_S = 0.5
 TICK_S = 1.0
 REAP_S = 5.0
@@ -71,6 +72,7 @@ class Gateway:
         )
         self.routes = Routes()
         self._routes_read = 0.0
+        self._next_reading: asyncio.Future[None] | None = None
         self._loading: dict[int, asyncio.Future[bool]] = {}
         self.callers = Callers(self._fetch_caller)
         self.admission = Admission(self._link, self._load_user, config.reservation_lease_seconds)
@@ -114,10 +116,17 @@ class Gateway:
             logger.error("cannot read the routes: %s", error)
         self._routes_read = time.monotonic()
 
-    async def refresh_routes_if_old(self) -> None:
-        """For a request whose engine is not known; not more often than ten times a second, whatever is asked."""
-        if time.monotonic() - self._routes_read > 0.1:
-            await self.refresh_routes()
+    async def look_again(self) -> None:
+        """For a request whose engine is not known: returns when the routes have been read after this call. All who
+        ask share a reading, and there are at most ten a second, whatever is asked."""
+        if self._next_reading is None:
+            self._next_reading = asyncio.ensure_future(self._read_soon())
+        await asyncio.shield(self._next_reading)
+
+    async def _read_soon(self) -> None:
+        await asyncio.sleep(max(0.0, self._routes_read + READINGS_S - time.monotonic()))
+        self._next_reading = None  # who asks from now on may want what changes during this reading
+        await self.refresh_routes()
 
     async def in_database(self, work: Callable[..., T], *arguments: object) -> T:
         """Runs ORM code in the data plane's database thread."""

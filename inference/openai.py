@@ -198,7 +198,7 @@ async def _find(plane: Gateway, caller: Caller, engine_id: str | None, model: st
     try:
         return _lookup(plane, caller, engine_id, model)
     except ModelNotFound:
-        await plane.refresh_routes_if_old()
+        await plane.look_again()
         return _lookup(plane, caller, engine_id, model)
 
 
