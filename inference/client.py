@@ -12,6 +12,8 @@ from inference.relay import Headers
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
+# A request that is done before this is not worth a task that watches its client.
+WATCH_AFTER_S = 0.02
 TICKS = 8  # a client is given up after its time plus at most an eighth
 
 
@@ -48,6 +50,7 @@ class Reply:
         self._watch = watch
         self._loop = loop
         self._serving: asyncio.Task[Any] | None = None
+        self._watcher: asyncio.Task[None] | None = None
         self.gone = False
         self.started = False
         self.writing_since = 0
@@ -83,7 +86,7 @@ class Reply:
         """Serves until done, or cancels it as soon as the client leaves. Raises what serving raises."""
         task = self._serving = asyncio.current_task(self._loop)
         assert task is not None
-        watcher = self._loop.create_task(self._watch_for_leaving(receive))
+        watching = self._loop.call_later(WATCH_AFTER_S, self._start_watching, receive)
         try:
             await serving
         except asyncio.CancelledError:
@@ -91,7 +94,12 @@ class Reply:
                 raise
         finally:
             self._serving = None
-            watcher.cancel()
+            watching.cancel()
+            if self._watcher:
+                self._watcher.cancel()
+
+    def _start_watching(self, receive: Receive) -> None:
+        self._watcher = self._loop.create_task(self._watch_for_leaving(receive))
 
     async def _watch_for_leaving(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":

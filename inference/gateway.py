@@ -30,9 +30,8 @@ from vllm_portal.config import get_config
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-ROUTES_S = 1.0
+ROUTES_S = 3.0  # changes are announced; this finds what was missed
 READINGS_S = 0.1
-FLUSH_S = 0.5
 TICK_S = 1.0
 REAP_S = 5.0
 DRAIN_S = 8.0
@@ -80,6 +79,7 @@ class Gateway:
         self.relay: Relay
 
     async def start(self) -> None:
+        config = get_config()
         self._pool = Pool()
         self.relay = Relay(self.admission, self._pool, self._timeouts)
         with contextlib.suppress(LedgerAway):
@@ -87,7 +87,7 @@ class Gateway:
         await self.refresh_routes()
         self._clocks = [
             asyncio.create_task(self._every(ROUTES_S, self.refresh_routes)),
-            asyncio.create_task(self._every(FLUSH_S, self._flush_late)),
+            asyncio.create_task(self._every(min(max(config.usage_backlog_seconds / 5, 0.1), 1), self._flush_late)),
             asyncio.create_task(self._every(TICK_S, self.admission.tick)),
             asyncio.create_task(self._every(REAP_S, self.admission.reap)),
             asyncio.create_task(self._listen()),

@@ -1,7 +1,7 @@
 """Which engine a request goes to. A snapshot of the READY engines, held in memory and re-read often."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engines.models import Engine
 from inference.errors import InvalidRequest, ModelNotFound
@@ -25,6 +25,8 @@ class Route:
     task: str
     has_chat_template: bool
     created: int
+    heads: dict[str, bytes] = field(default_factory=dict)
+    """The beginnings of requests to it, by path; made by the relay."""
     in_flight: int = 0
     tokens_per_s: float = 0.0
     """Of one request; a slow mean, for estimating answers whose count was lost."""

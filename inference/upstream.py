@@ -247,16 +247,13 @@ class Pool:
         self._idle: dict[tuple[str, int], deque[Connection]] = {}
         self._sweeper = self.loop.create_task(self._sweep())
 
-    async def post(
-        self, address: tuple[str, int], path: str, headers: list[tuple[bytes, bytes]], body: bytes, timeouts: Timeouts
-    ) -> Connection:
-        """Sends a request; the caller awaits `head`, then `next` or `read`, and calls `release` in any case.
-        Header values must hold no line break. Raises CannotConnect."""
+    async def post(self, address: tuple[str, int], head: bytes, body: bytes, timeouts: Timeouts) -> Connection:
+        """Sends a request; the caller awaits `head`, then `next` or `read`, and calls `release` in any case. `head` is
+        request line and headers, each line with its end; the body's length is added. Raises CannotConnect."""
         connection = self._fresh(address) or await self._connect(address, timeouts.connect)
         self.busy.add(connection)
-        lines = [b"POST %b HTTP/1.1\r\nhost: engine\r\ncontent-length: %d\r\n" % (path.encode(), len(body))]
-        lines += [b"%b: %b\r\n" % header for header in headers]
-        connection.send(b"%b\r\n%b" % (b"".join(lines), body), timeouts, self.loop.time())
+        request = b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body)
+        connection.send(request, timeouts, self.loop.time())
         return connection
 
     def _fresh(self, address: tuple[str, int]) -> Connection | None:
