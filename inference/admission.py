@@ -27,6 +27,10 @@ _encode = msgspec.json.encode
 LOADS = 3  # attempts to load a user's counters before giving up; each should do
 
 
+def _nothing() -> tuple[int, int]:
+    return 0, 0
+
+
 @dataclass(slots=True)
 class Reservation:
     """An open request. `prompt_tokens` and `generated_tokens` are what it holds of the user's limits."""
@@ -38,9 +42,8 @@ class Reservation:
     meta: dict[str, Any]
     started: float
     """Event-loop time, seconds."""
-    prompt_seen: int = 0
-    generated_seen: int = 0
-    """The engine's latest counts: the checkpoint."""
+    seen: Callable[[], tuple[int, int]] = _nothing
+    """The engine's latest counts, prompt and generated: the checkpoint."""
     settled: bool = False
 
 
@@ -191,10 +194,10 @@ class Admission:
             if answer == 0 and not reservation.settled:
                 logger.warning("request %s was settled by the reaper while it ran", reservation.request_id)
 
+        prompt, generated = reservation.seen()
         self._link.call(
-            landed, b"checkpoint", reservation.request_id.encode(), b"%d" % reservation.prompt_seen,
-            b"%d" % reservation.generated_seen, self._lease_ms,
-        )  # fmt: skip
+            landed, b"checkpoint", reservation.request_id.encode(), b"%d" % prompt, b"%d" % generated, self._lease_ms
+        )
 
     async def reap(self) -> None:
         """Settles requests whose process died."""

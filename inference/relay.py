@@ -7,6 +7,7 @@ reservation is settled once and the engine's connection released, which makes vL
 import asyncio
 import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -206,6 +207,7 @@ class Relay:
             choices_per_prompt=body.choices_per_prompt,
         )
         first_token_ms: int | None = None
+        reservation.seen = partial(_counts, stream, reservation.generated_tokens)
         await client.start(
             200, [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
         )
@@ -214,8 +216,6 @@ class Relay:
                 data = stream.feed(data)
                 if first_token_ms is None:
                     first_token_ms = int((self._loop.time() - reservation.started) * 1000)
-                reservation.prompt_seen = stream.prompt_tokens
-                reservation.generated_seen = min(stream.generated_tokens, reservation.generated_tokens)
                 if stream.done:
                     self._settle_stream(reservation, stream, first_token_ms)
                 if data:
@@ -233,16 +233,15 @@ class Relay:
     # Settling
 
     def _settle_stream(self, reservation: Reservation, stream: Filter, first_token_ms: int | None) -> None:
-        usage = Usage(stream.prompt_tokens, stream.generated_tokens) if stream.counted else Usage()
         whole = stream.done and not stream.failed
-        if whole and not stream.counted:
-            usage = Usage(reservation.prompt_tokens, reservation.generated_tokens)
+        usage = _usage(stream)
+        if usage is None and not whole:
+            usage = Usage()
         self._settle(
             reservation,
             usage=usage,
-            cached_tokens=stream.cached_tokens,
             outcome="completed" if whole else "failed",
-            exact=stream.final,
+            exact=stream.final and usage is not None,
             first_token_ms=first_token_ms,
         )
 
@@ -252,9 +251,9 @@ class Relay:
         engine's speed."""
         if reservation.settled:
             return
-        if reservation.prompt_seen:
-            usage = Usage(reservation.prompt_seen, reservation.generated_seen)
-            self._settle(reservation, usage=usage, outcome="aborted", exact=True)
+        prompt, generated = reservation.seen()
+        if prompt:
+            self._settle(reservation, usage=Usage(prompt, generated), outcome="aborted", exact=True)
             return
         elapsed_s = 0.0 if call.body.stream else self._loop.time() - reservation.started
         generated = min(int(elapsed_s * call.route.tokens_per_s), reservation.generated_tokens)
@@ -275,7 +274,6 @@ class Relay:
         reservation: Reservation,
         *,
         usage: Usage | None = None,
-        cached_tokens: int = 0,
         outcome: str,
         exact: bool,
         first_token_ms: int | None = None,
@@ -296,7 +294,7 @@ class Relay:
             reservation,
             prompt_tokens=prompt,
             generated_tokens=generated,
-            cached_tokens=cached_tokens or usage.cached_tokens,
+            cached_tokens=usage.cached_tokens,
             outcome=outcome,
             exact=exact,
             first_token_ms=first_token_ms,
@@ -307,6 +305,20 @@ class Relay:
         if usage and usage.generated_tokens and elapsed_s > 0:
             seen = usage.generated_tokens / elapsed_s
             route.tokens_per_s = seen if not route.tokens_per_s else 0.9 * route.tokens_per_s + 0.1 * seen
+
+
+def _usage(stream: Filter) -> Usage | None:
+    """The latest counts, None where there are none or they are no counts."""
+    try:
+        return stream.usage()
+    except BadStream as error:
+        logger.error("an engine's count cannot be read: %s", error)
+        return None
+
+
+def _counts(stream: Filter, most: int) -> tuple[int, int]:
+    usage = _usage(stream)
+    return (usage.prompt_tokens, min(usage.generated_tokens, most)) if usage else (0, 0)
 
 
 class UpstreamErrorInStream(UpstreamError):

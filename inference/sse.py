@@ -53,6 +53,8 @@ def _closing_brace(data: bytes, start: int) -> int:
     """Where the object that opens at `start` has ended. A usage holds numbers and objects of numbers, no text.
     Raises BadStream."""
     end = data.find(b"}", start) + 1
+    if end and data.find(b"{", start + 1, end) < 0:
+        return end  # nothing within, as it nearly always is
     while end and data.count(b"{", start, end) != data.count(b"}", start, end):
         end = data.find(b"}", end) + 1
     if not end:
@@ -76,9 +78,8 @@ class Filter:
     """One stream on its way from the engine to the client.
 
     `feed(bytes)` gives the bytes to pass on now. Whole events pass; the beginning of an event waits for its end, which
-    costs nothing in practice, since vLLM writes an event at a time. After each call `prompt_tokens` and
-    `generated_tokens` are the engine's latest counts, `done` tells that [DONE] came and `failed` that an error event
-    came (vLLM sends [DONE] after that, too).
+    costs nothing in practice, since vLLM writes an event at a time. After each call `usage()` gives the engine's latest
+    counts, `done` tells that [DONE] came and `failed` that an error event came (vLLM sends [DONE] after that, too).
     """
 
     def __init__(
@@ -92,15 +93,23 @@ class Filter:
         self._choices_per_prompt = choices_per_prompt
         self._per_choice: dict[int, Usage] = {}
         self._rest = b""
-        self.prompt_tokens = 0
-        self.generated_tokens = 0
-        self.cached_tokens = 0
-        self.counted = False
-        """The engine has told a count at least once."""
+        self._latest = b""
+        self._counts: Usage | None = None
         self.final = False
         """The count is the engine's last word."""
         self.done = False
         self.failed = False
+
+    def usage(self) -> Usage | None:
+        """The engine's latest counts; None: it has told none. Decoded when they are asked for, which is once a second
+        and at the end, and not in each chunk. Raises BadStream for counts that are none."""
+        if self._latest:
+            latest, self._latest = self._latest, b""
+            try:
+                self._counts = _decode_usage(latest)
+            except msgspec.DecodeError as error:
+                raise BadStream(f"its usage cannot be read: {error}") from None
+        return self._counts
 
     def feed(self, data: bytes) -> bytes:
         """Raises BadStream for an event without end or a usage that is not JSON."""
@@ -133,13 +142,11 @@ class Filter:
         if event[at + 8 : at + 9] != b"{":
             return event  # "usage":null
         end = _closing_brace(event, at + 8)
-        usage_json = event[at + 8 : end]
-        try:
-            usage = _decode_usage(usage_json)
-        except msgspec.DecodeError as error:
-            raise BadStream(f"its usage cannot be read: {error}") from None
         last = b'"choices":[]' in event
-        self._count(event, usage, last)
+        if last or self._choices == 1:
+            self._latest, self.final = event[at + 8 : end], last
+        else:
+            self._add_up(event)
         if last:
             return event if self._keep_usage else b""
         if self._keep_continuous:
@@ -147,22 +154,22 @@ class Filter:
         start = at - 1 if event[at - 1 : at] == b"," else at
         return event[:start] + event[end:]
 
-    def _count(self, event: bytes, usage: Usage, last: bool) -> None:
-        self.counted = True
-        self.cached_tokens = max(self.cached_tokens, usage.cached_tokens)
-        if last or self._choices == 1:
-            self.final = last
-            self.prompt_tokens, self.generated_tokens = usage.prompt_tokens, usage.generated_tokens
-            return
+    def _add_up(self, event: bytes) -> None:
+        """With several choices, a chunk's usage counts its own choice alone."""
         try:
-            choices = _decode_chunk(event[6:]).choices
+            chunk = _decode_chunk(event[6:])
         except msgspec.DecodeError as error:
             raise BadStream(f"a chunk cannot be read: {error}") from None
-        for choice in choices:
-            self._per_choice[choice.index] = usage
-        self.generated_tokens = sum(usage.generated_tokens for usage in self._per_choice.values())
+        if chunk.usage is None:
+            return
+        for choice in chunk.choices:
+            self._per_choice[choice.index] = chunk.usage
         prompts = {index // self._choices_per_prompt: usage for index, usage in self._per_choice.items()}
-        self.prompt_tokens = sum(usage.prompt_tokens for usage in prompts.values())
+        self._counts = Usage(
+            sum(usage.prompt_tokens for usage in prompts.values()),
+            sum(usage.generated_tokens for usage in self._per_choice.values()),
+            chunk.usage.prompt_tokens_details,
+        )
 
     def finish(self) -> bytes:
         """What is left at the end of the stream: bytes of an event that never ended."""

@@ -6,6 +6,7 @@ A crash between the two writes the same records again, which the unique request 
 counts each request once, and `load` can rebuild a user's live counters from it at any time.
 """
 
+import contextlib
 import json
 import logging
 import time
@@ -16,6 +17,8 @@ from typing import Any
 
 from django.db import transaction
 from django.db.models import F
+from redis.exceptions import LockError
+from redis.lock import Lock
 
 from accounts.models import TokenLimit, User
 from accounts.quotas import ledger_lock
@@ -44,16 +47,21 @@ def _script() -> Any:
 
 
 def flush(older_than_s: float = 0) -> int:
-    """Writes what is in the outbox to the database, if its oldest record waits for that long; how many records.
-    Raises redis.RedisError, DatabaseError: then nothing is lost, the next flush does it."""
+    """Writes what is in the outbox to the database, if its oldest record waits for that long; how many records. 0 also
+    where somebody else is writing. Raises redis.RedisError, DatabaseError: nothing is lost, the next flush does it."""
     oldest = client().lindex(OUTBOX, 0)
     if oldest is None:
         return 0
     record = json.loads(oldest)
     if older_than_s and time.time() - (record["started_ms"] + record["duration_ms"]) / 1000 < older_than_s:
         return 0
-    with ledger_lock():
+    lock = ledger_lock()
+    if not lock.acquire(blocking=False):
+        return 0  # somebody is at it
+    try:
         return _flush()
+    finally:
+        release(lock)
 
 
 def load(user_id: int) -> bool:
@@ -74,9 +82,19 @@ def load(user_id: int) -> bool:
         return True
 
 
+def release(lock: Lock) -> None:
+    """Gives the lock back, unless it had run out and is somebody else's by now."""
+    with contextlib.suppress(LockError):
+        lock.release()
+
+
 def _flush() -> int:
+    """What was in the outbox when this began: under load it never gets empty, and others want the lock."""
     written = 0
-    while lines := client().lrange(OUTBOX, 0, BATCH - 1):
+    for _ in range(-(-client().llen(OUTBOX) // BATCH)):
+        lines = client().lrange(OUTBOX, 0, BATCH - 1)
+        if not lines:
+            break
         records = [json.loads(line) for line in lines]
         _write(records)
         client().eval(_TRIM, 1, OUTBOX, lines[0], len(lines), lines[-1])

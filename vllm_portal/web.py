@@ -23,6 +23,7 @@ def serve(listener: socket.socket) -> None:
         log_config=None,  # Django's set-up counts
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # whoever connects could write them; public_url says where the portal is
         timeout_graceful_shutdown=GRACEFUL_SECONDS,
         backlog=2048,
     )

@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+import time
 
 import pytest
 from django.db import connection
 
 from accounts.models import TokenLimit
+from accounts.quotas import ledger_lock
 from inference import usage
 from inference.admission import Admission, PromptTooLarge
 from inference.errors import InvalidKey, LimitReached, TryLater
@@ -140,7 +142,7 @@ def test_a_request_whose_process_died_is_settled_at_its_checkpoint():
 
     async def dies(admission):
         reservation = await reserve(admission)
-        reservation.prompt_seen, reservation.generated_seen = 8, 2
+        reservation.seen = lambda: (8, 2)
         await admission.tick()
 
     ledger(dies, lease_s=0.001)
@@ -218,6 +220,20 @@ def test_the_outbox_reaches_the_database_once(alice):
     usage.flush()
     assert (UsageRecord.objects.count(), numbers(alice)) == (3, (21, 9))
     assert client().exists("outbox") == 0
+
+
+def test_a_flush_leaves_it_to_whoever_is_at_it(alice):
+    client().rpush("outbox", record("r1", alice.pk))
+    with ledger_lock():
+        assert usage.flush() == 0
+    assert usage.flush() == 1
+
+
+def test_a_young_outbox_is_left_to_the_worker(alice):
+    now_ms = int(time.time() * 1000)
+    client().rpush("outbox", json.dumps({**json.loads(record("r1", alice.pk)), "started_ms": now_ms}))
+    assert usage.flush(older_than_s=60) == 0
+    assert usage.flush() == 1
 
 
 def test_a_flush_that_fails_loses_nothing(alice, monkeypatch):

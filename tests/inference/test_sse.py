@@ -20,6 +20,10 @@ def run(stream: Filter, *packets: bytes) -> bytes:
     return b"".join(stream.feed(packet) for packet in packets) + stream.finish()
 
 
+def counts(stream: Filter) -> tuple[int, int]:
+    return stream.usage().prompt_tokens, stream.usage().generated_tokens
+
+
 def silent() -> Filter:
     return Filter(keep_usage=False, keep_continuous=False)
 
@@ -38,7 +42,7 @@ def test_whatever_is_said_and_wherever_packets_end_the_client_gets_the_stream_wi
     stream = silent()
     out = run(stream, *(whole[start:end] for start, end in pairwise(edges)))
     assert out == sse(*map(without_usage, chunks), DONE)
-    assert (stream.prompt_tokens, stream.generated_tokens, stream.final, stream.done) == (7, len(texts), True, True)
+    assert (*counts(stream), stream.final, stream.done) == (7, len(texts), True, True)
     assert not stream.failed
 
 
@@ -52,7 +56,7 @@ def test_each_single_cut_gives_the_same():
 def test_a_cut_off_stream_has_the_count_of_its_last_whole_chunk():
     stream = silent()
     stream.feed(sse(event("a", 5, 1), event("b", 5, 2)) + b'data: {"choices":[{"index":0}],"usage":{"prompt_to')
-    assert (stream.prompt_tokens, stream.generated_tokens, stream.final) == (5, 2, False)
+    assert (*counts(stream), stream.final) == (5, 2, False)
 
 
 def test_asked_for_usage_passes_untouched():
@@ -65,22 +69,22 @@ def test_asked_for_usage_passes_untouched():
 def test_several_choices_are_counted_together_until_the_final_count():
     stream = Filter(keep_usage=False, keep_continuous=False, choices=2, choices_per_prompt=2)
     stream.feed(sse(event("a", 5, 1, index=0), event("b", 5, 4, index=1), event("c", 5, 2, index=0)))
-    assert (stream.prompt_tokens, stream.generated_tokens) == (5, 6)
+    assert counts(stream) == (5, 6)
     stream.feed(sse(last_event(5, 7)))
-    assert (stream.prompt_tokens, stream.generated_tokens, stream.final) == (5, 7, True)
+    assert (*counts(stream), stream.final) == (5, 7, True)
 
 
 def test_several_prompts_are_counted_together():
     stream = Filter(keep_usage=False, keep_continuous=False, choices=2, choices_per_prompt=1)
     stream.feed(sse(event("a", 5, 1, index=0), event("b", 9, 4, index=1)))
-    assert (stream.prompt_tokens, stream.generated_tokens) == (14, 5)
+    assert counts(stream) == (14, 5)
 
 
 def test_details_of_the_prompt_are_understood_and_taken_out():
     detailed = event("a", 5, 1)[:-2] + b',"prompt_tokens_details":{"cached_tokens":4}}}'
     stream = silent()
     assert stream.feed(sse(detailed)) == sse(without_usage(event("a", 5, 1)))
-    assert stream.cached_tokens == 4
+    assert stream.usage().cached_tokens == 4
     nothing = event("a", 5, 1)[:-2] + b',"prompt_tokens_details":null}}'
     assert silent().feed(sse(nothing)) == sse(without_usage(event("a", 5, 1)))
 
@@ -90,7 +94,7 @@ def test_several_details_are_taken_out_as_a_whole():
     stream = silent()
     chunk = event("a", 5, 1)[:-2] + details + b',"prompt_text":null}'
     assert stream.feed(sse(chunk)) == sse(without_usage(event("a", 5, 1))[:-1] + b',"prompt_text":null}')
-    assert (stream.prompt_tokens, stream.cached_tokens) == (5, 4)
+    assert (stream.usage().prompt_tokens, stream.usage().cached_tokens) == (5, 4)
 
 
 def test_a_usage_without_end_is_refused():
@@ -111,9 +115,11 @@ def test_an_event_without_end_is_refused():
         stream.feed(b"x")
 
 
-def test_a_usage_that_is_no_usage_is_refused():
+def test_a_usage_that_is_no_usage_is_refused_when_it_is_asked_for():
+    stream = silent()
+    stream.feed(b'data: {"choices":[{"index":0}],"usage":{"prompt_tokens":"many"}}\n\n')
     with pytest.raises(BadStream):
-        silent().feed(b'data: {"choices":[{"index":0}],"usage":{"prompt_tokens":"many"}}\n\n')
+        stream.usage()
 
 
 def test_null_usage_passes():
