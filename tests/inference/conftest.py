@@ -81,32 +81,6 @@ def ready_engine(owner, port: int, **columns) -> Engine:
 
 
 @pytest.fixture
-def users(transactional_db):
-    """alice and bob, and root, an admin, each with 10,000 prompt tokens and 1,000 generated ones."""
-    from accounts.models import Role, User
-
-    return {
-        name: User.objects.create_user(name, password="correct horse", role=role)
-        for name, role in (("alice", Role.USER), ("bob", Role.USER), ("root", Role.ADMIN))
-    }
-
-
-@pytest.fixture
-def alice(users):
-    return users["alice"]
-
-
-@pytest.fixture
-def bob(users):
-    return users["bob"]
-
-
-@pytest.fixture
-def root(users):
-    return users["root"]
-
-
-@pytest.fixture
 def engine(portal, alice, raw_engine):
     """alice's engine, which answers what the test tells `raw_engine` to."""
     return ready_engine(alice, raw_engine.port)
