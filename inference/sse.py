@@ -119,12 +119,12 @@ class Filter:
         if end < 0:
             self._hold(data)
             return b""
+        if end == len(data) - 2 and data.find(b"\n\n") == end:  # one whole event, as it nearly always is
+            self._rest = b""
+            return self._event(data)
         end += 2
         self._hold(data[end:])
-        whole = data if end == len(data) else data[:end]
-        if whole.count(b"\n\n") == 1:
-            return self._event(whole)
-        return b"".join([self._event(event + b"\n\n") for event in whole[:-2].split(b"\n\n")])
+        return b"".join([self._event(event + b"\n\n") for event in data[: end - 2].split(b"\n\n")])
 
     def _hold(self, rest: bytes) -> None:
         if len(rest) > MAX_EVENT_BYTES:

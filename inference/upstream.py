@@ -73,9 +73,8 @@ class Connection(asyncio.Protocol):
         self._keep_alive = False
         self._error: UpstreamError | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self.deadline = 0.0
         self._answer_deadline = 0.0
-        self.waiting_on_engine = False
+        self._silent_since = 0.0
 
     # What asyncio calls
 
@@ -86,6 +85,7 @@ class Connection(asyncio.Protocol):
         if self._complete:  # bytes that nobody asked for: not a connection to use again
             self.abort()
             return
+        self._silent_since = 0.0
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
@@ -146,7 +146,6 @@ class Connection(asyncio.Protocol):
     def send(self, request: bytes, timeouts: Timeouts, now: float) -> None:
         self._timeouts = timeouts
         self._answer_deadline = now + timeouts.total
-        self.deadline = min(now + timeouts.first_byte, self._answer_deadline)
         self._transport.write(request)
 
     async def head(self) -> int:
@@ -205,9 +204,16 @@ class Connection(asyncio.Protocol):
         self._reset()
 
     def expire(self, now: float) -> None:
-        """Ends an answer that is over its deadline."""
-        if self.waiting_on_engine and now > self.deadline:
-            what = "gave no first byte" if not self._head_done else "fell silent"
+        """Ends an answer that is over its time. Called by the sweeper, which also measures the silence, to its own
+        accuracy: looking at the clock at each read would cost more."""
+        if self._waiter is None:  # the client is slow, not the engine
+            self._silent_since = 0.0
+            return
+        if not self._silent_since:
+            self._silent_since = now
+        limit = self._timeouts.idle if self._head_done else self._timeouts.first_byte
+        if now - self._silent_since > limit or now > self._answer_deadline:
+            what = "fell silent" if self._head_done else "gave no first byte"
             self._fail(TimedOut(f"the engine {what} in time"))
 
     async def _wait(self) -> None:
@@ -215,16 +221,11 @@ class Connection(asyncio.Protocol):
             raise self._error
         if self.dead:
             raise Broken("the connection to the engine is closed")
-        now = self._pool.loop.time()
-        if self._head_done:
-            self.deadline = min(now + self._timeouts.idle, self._answer_deadline)
-        self.waiting_on_engine = True
         self._waiter = self._pool.loop.create_future()
         try:
             await self._waiter
         finally:
             self._waiter = None
-            self.waiting_on_engine = False
         if self._error and not self._chunks:
             raise self._error
 

@@ -13,9 +13,10 @@ LAB = Path(__file__).parent / "lab"
 MAX_MODEL_LEN = 1024
 
 
-def containers(engine_id_label: str = "vllm-portal.engine") -> list[dict]:
+def containers(label: str = "vllm-portal.engine") -> list[dict]:
+    """What `docker inspect` says of all containers with that label, running or not."""
     ids = subprocess.run(
-        ["docker", "ps", "-aq", "--filter", f"label={engine_id_label}"], check=True, capture_output=True, text=True
+        ["docker", "ps", "-aq", "--filter", f"label={label}"], check=True, capture_output=True, text=True
     ).stdout.split()
     if not ids:
         return []
@@ -27,15 +28,14 @@ def real_portal(tmp_path, tiny_model):
     portals = []
 
     def make(**settings) -> PortalProcess:
-        portal = PortalProcess(
-            tmp_path,
-            device="cpu",
-            hf_offline="true",
-            hf_cache_dir=tmp_path / "hf",
-            allowed_model_roots=tiny_model.parent,
-            stop_engines_on_exit="true",
-            **settings,
-        )
+        fixed = {
+            "device": "cpu",
+            "hf_offline": "true",
+            "hf_cache_dir": tmp_path / "hf",
+            "allowed_model_roots": tiny_model.parent,
+            "stop_engines_on_exit": "true",
+        }
+        portal = PortalProcess(tmp_path, **{**fixed, **settings})
         portals.append(portal)
         return portal
 
@@ -46,10 +46,10 @@ def real_portal(tmp_path, tiny_model):
 
 def test_the_whole_way_in_a_container(real_portal, tiny_model, engine_image):
     portal = real_portal(launcher="docker", docker_image=engine_image).start()
-    before = {one["Id"] for one in containers()}
     listed = whole_way.travel(portal, str(tiny_model), max_model_len=MAX_MODEL_LEN, start_timeout_s=300)
-    assert listed["container_id"] not in {one["Id"] for one in containers()}, "the container is gone"
-    assert {one["Id"] for one in containers()} <= before
+    engine_id = listed["inference_end_point"].split("/")[4]
+    assert containers(f"vllm-portal.engine={engine_id}") == [], "nothing is left of it"
+    assert listed["container_id"] not in {one["Id"] for one in containers()}
 
 
 def test_the_whole_way_as_a_process(real_portal, tiny_model, native_vllm):
@@ -66,3 +66,31 @@ def test_a_gpu_that_is_not_there_is_the_cause(real_portal, tiny_model, engine_im
     assert "GPU" in answer["message"]
     (row,) = portal.database_rows("select state, cause_code from engines_engine")
     assert row == {"state": "FAILED", "cause_code": "no_gpu_runtime"}
+
+
+def test_models_that_cannot_chat(real_portal, tiny_model_without_template, tiny_embedding_model, engine_image):
+    """A model without a chat template gets a transcript; an embedding model is ready by its first vector."""
+    plain, embed = str(tiny_model_without_template), str(tiny_embedding_model)
+    roots = f"{tiny_model_without_template.parent},{tiny_embedding_model.parent}"
+    portal = real_portal(launcher="docker", docker_image=engine_image, allowed_model_roots=roots).start()
+    alice = portal.admin().add_user("alice", "correct horse")
+    for model in (plain, embed):
+        accepted = alice.post("/vllm_request/start", Model=model, MAX_MODEL_LEN=512, wait=False)
+        assert accepted.status_code == 202, accepted.text
+        assert alice.get(accepted.headers["Location"].removeprefix(portal.url)).status_code == 200
+    portal.wait_for(lambda: len(alice.get("/active_models/").json()) == 2, 300, "both engines to be ready")
+
+    answer = alice.post("/llm_request", model=plain, prompt="Once upon a time", max_tokens=8, memory=True)
+    assert answer.status_code == 200, answer.text
+    refused = alice.post("/v1/chat/completions", model=plain, messages=[{"role": "user", "content": "hi"}])
+    assert (refused.status_code, isinstance(refused.json()["error"]["code"], str)) == (400, True)
+
+    vectors = alice.post("/v1/embeddings", model=embed, input=["one", "two words"]).json()
+    assert len(vectors["data"]) == 2
+    assert alice.post("/llm_request", model=embed, prompt="hi").status_code == 400
+    records = "select path, prompt_tokens, outcome from inference_usagerecord order by id"
+    portal.wait_for(lambda: len(portal.database_rows(records)) == 3, 10, "three records")
+    written = portal.database_rows(records)
+    assert [row["path"] for row in written] == ["/v1/completions", "/v1/chat/completions", "/v1/embeddings"]
+    assert [row["outcome"] for row in written] == ["completed", "refused", "completed"]
+    assert written[2]["prompt_tokens"] == vectors["usage"]["prompt_tokens"] > 0
