@@ -17,6 +17,7 @@ _decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 _encode = msgspec.json.encode
 _TRUE, _FALSE, _NULL = b"true", b"false", b"null"
 
+_NOT_TEXT = (b'"image', b'"audio', b'"input_audio', b'"video', b'"file')
 MAX_CHOICES = 16
 COMPLETION_MAX_TOKENS = 16  # OpenAI's and vLLM's default for /v1/completions without max_tokens
 # Run code or read memory in the engine, or choose what the portal chooses.
@@ -104,9 +105,9 @@ def _read_generation(body: Body, kind: Kind) -> None:
     if kind is Kind.COMPLETION and "max_tokens" not in fields:
         body.max_tokens = COMPLETION_MAX_TOKENS
     body.prompts = _prompts(fields.get("prompt"))
-    body.text_only = b'"image' not in (messages := bytes(fields.get("messages", b""))) and all(
-        kind not in messages for kind in (b'"audio', b'"input_audio', b'"video', b'"file')
-    )
+    messages = bytes(fields.get("messages", b""))
+    # Only a message of typed parts can hold anything but text.
+    body.text_only = b'"type"' not in messages or not any(kind in messages for kind in _NOT_TEXT)
     if not body.stream:
         return
     options = _value(fields, "stream_options", dict) or {}
