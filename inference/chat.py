@@ -10,9 +10,10 @@ from typing import Any
 import msgspec
 
 from inference.body import Kind, parse
+from inference.call import Call
 from inference.errors import ApiError, EngineError, InvalidRequest, ModelNotFound
 from inference.gateway import Gateway
-from inference.relay import Call, Headers
+from inference.relay import Headers
 from inference.routing import Caller, Route
 from vllm_portal.log import request_id
 

@@ -15,10 +15,10 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from inference.body import Kind, parse
+from inference.call import Call
 from inference.client import Receive, Reply, Send
 from inference.errors import ApiError, InvalidRequest, ModelNotFound
 from inference.gateway import Gateway, gateway
-from inference.relay import Call
 from inference.routing import Caller, Route
 from vllm_portal.config import get_config
 from vllm_portal.log import accepted_id, request_id

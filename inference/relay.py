@@ -6,16 +6,16 @@ reservation is settled once and the engine's connection released, which makes vL
 
 import asyncio
 import logging
-from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
 import msgspec
 
 from inference.admission import Admission, PromptTooLarge, Reservation
-from inference.body import Body, Kind, prompt_bound
+from inference.body import Kind, prompt_bound
+from inference.call import Call, prepare
 from inference.errors import ApiError, EngineError, LimitReached, TryLater, from_engine
-from inference.routing import Caller, Route
+from inference.routing import Route
 from inference.sse import BadStream, Filter, Usage, answer_usage
 from inference.upstream import CannotConnect, Connection, Pool, TimedOut, Timeouts, UpstreamError
 
@@ -27,18 +27,6 @@ MAX_COUNTED_PROMPTS = 64
 _JSON = b"application/json"
 
 Headers = list[tuple[bytes, bytes]]
-
-
-@dataclass(slots=True)
-class Call:
-    """What a caller wants of an engine. `path` is the engine's, such as /v1/chat/completions."""
-
-    caller: Caller
-    route: Route
-    path: str
-    kind: Kind
-    body: Body
-    request_id: str
 
 
 class Client(Protocol):
@@ -63,7 +51,7 @@ class Relay:
     async def serve(self, call: Call, client: Client) -> None:
         """Raises ApiError when nothing has been sent to the client yet; later errors go into the stream."""
         reservation = await self._reserve(call)
-        _lower_max_tokens(call, reservation)
+        prepare(call, reservation.generated_tokens)
         call.route.in_flight += 1
         connection: Connection | None = None
         try:
@@ -327,18 +315,6 @@ class UpstreamErrorInStream(UpstreamError):
 
 class _Tokenized(msgspec.Struct):
     count: int
-
-
-def _lower_max_tokens(call: Call, reservation: Reservation) -> None:
-    """Tells the engine to stop where the reservation ends."""
-    if call.kind is Kind.EMBEDDING:
-        return
-    each = reservation.generated_tokens // call.body.choices
-    asked = call.body.max_tokens
-    if asked is None and each >= call.route.max_model_len:
-        return  # the context ends first
-    if asked is None or each < asked:
-        call.body.set(call.body.max_tokens_field, each)
 
 
 def _engine_error(error: UpstreamError) -> EngineError:

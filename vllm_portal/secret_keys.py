@@ -9,7 +9,7 @@ from pathlib import Path
 from vllm_portal.config import get_config
 from vllm_portal.errors import OperatorError
 
-PURPOSES = ("django", "jwt", "encryption")
+PURPOSES = ("django", "jwt", "encryption", "cache-salt")
 
 
 def secret_key(purpose: str) -> str:

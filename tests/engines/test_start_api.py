@@ -1,5 +1,7 @@
 """POST /vllm_request/start: what it takes, refuses and answers."""
 
+from types import SimpleNamespace
+
 import pytest
 from rest_framework.test import APIClient
 
@@ -258,7 +260,8 @@ def test_two_starts_at_once_are_two_engines(client_of, alice, bob):
 
 def test_a_name_that_is_taken_is_not_given_again(start, monkeypatch):
     drawn = iter(["aaaa", "aaaa", "bbbb"])
-    monkeypatch.setattr("engines.starting.secrets.token_hex", lambda size: next(drawn))
+    # That module's alone: others draw from `secrets`, too.
+    monkeypatch.setattr("engines.starting.secrets", SimpleNamespace(token_hex=lambda size: next(drawn)))
     assert start(MODEL).json()["engine_name"] == "tiny-aaaa"
     assert start(MODEL).json()["engine_name"] == "tiny-bbbb"
 

@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from accounts.models import TokenLimit
+from engines.models import Engine
 from inference.models import UsageRecord
 from tests.fakes.upstream import (
     STREAM_HEAD,
@@ -19,6 +20,7 @@ from tests.fakes.upstream import (
     streamed,
     whole,
 )  # fmt: skip
+from vllm_portal.changes import announce
 from vllm_portal.redis_client import client
 
 STREAM = [event("hel", 7, 1), event("lo", 7, 2), last_event(7, 2), b"[DONE]"]
@@ -131,6 +133,19 @@ def test_a_shared_engine_serves_everybody(portal, alice, bob, raw_engine):
 
     ready_engine(alice, raw_engine.port, shared=True)
     assert portal.chat(bob).status_code == 200
+
+
+def test_users_of_a_shared_engine_share_no_cached_prefix(portal, alice, bob, raw_engine):
+    from tests.inference.conftest import ready_engine
+
+    engine = ready_engine(alice, raw_engine.port)
+    portal.chat(alice)
+    Engine.objects.filter(pk=engine.pk).update(shared=True)
+    announce("engines")
+    for user in (bob, bob, alice):
+        assert portal.chat(user).status_code == 200
+    own, first, again, other = [one.json.get("cache_salt") for one in raw_engine.received]
+    assert (own, first == again, first == other, len(first)) == (None, True, False, 32)
 
 
 def test_without_a_model_the_only_engine_answers(portal, engine, alice, raw_engine):

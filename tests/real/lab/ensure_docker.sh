@@ -35,6 +35,15 @@ if ! command -v dockerd >/dev/null || ! command -v docker >/dev/null || ! comman
     daemon_answers && exit 0
 fi
 
+# A daemon that was killed leaves its number behind, and the next one refuses to start if any process has it by now.
+for left in /var/run/docker.pid /var/run/docker/containerd/containerd.pid; do
+    [ -f "$left" ] || continue
+    case $(cat "/proc/$(cat "$left")/comm" 2>/dev/null || true) in
+    dockerd | containerd) ;;
+    *) rm -f "$left" ;;
+    esac
+done
+
 say "starting dockerd (log: $LOG)"
 # Descriptor 9 is closed for the daemon: it would hold the lock for as long as it lives.
 setsid dockerd >"$LOG" 2>&1 </dev/null 9>&- &
