@@ -42,20 +42,12 @@ async def find_engine(plane: Gateway, caller: Caller, endpoint: str, model: str)
     found = _ENGINE_ID.search(endpoint)
     if endpoint and not found:
         raise ModelNotFound("inference_endpoint names no engine; take one from /active_models/.")
-    try:
-        route = _look_up(plane, caller, found, model)
-    except ModelNotFound:
-        await plane.look_again()
-        route = _look_up(plane, caller, found, model)
+    route = await plane.find(caller, found[1] if found else None, model or None)
     if found and model not in ("", route.model, route.name):
         raise InvalidRequest(f"The engine at inference_endpoint serves {route.model}.", param="model")
     if route.task != "generate":
         raise InvalidRequest(f"{route.model} makes embeddings and cannot chat.", param="model")
     return route
-
-
-def _look_up(plane: Gateway, caller: Caller, found: re.Match[str] | None, model: str) -> Route:
-    return plane.routes.engine(caller, found[1]) if found else plane.routes.model(caller, model or None)
 
 
 async def answer(plane: Gateway, caller: Caller, route: Route, prompt: Prompt) -> str:

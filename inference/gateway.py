@@ -19,10 +19,10 @@ from inference import usage
 from inference.admission import Admission
 from inference.callers import Callers, caller_of
 from inference.client import Watch
-from inference.errors import InvalidKey, TryLater
+from inference.errors import InvalidKey, ModelNotFound, TryLater
 from inference.ledger_link import LedgerAway, LedgerLink
 from inference.relay import Relay
-from inference.routing import Caller, Routes, read_routes
+from inference.routing import Caller, Route, Routes, read_routes
 from inference.upstream import Pool, Timeouts
 from vllm_portal.changes import CHANNEL
 from vllm_portal.config import get_config
@@ -115,6 +115,15 @@ class Gateway:
         except DatabaseError as error:
             logger.error("cannot read the routes: %s", error)
         self._routes_read = time.monotonic()
+
+    async def find(self, caller: Caller, engine_id: str | None, model: str | None) -> Route:
+        """The engine for a request: by its id, else by model. One that is not known may have become ready a moment ago:
+        look again, once. Raises InvalidRequest, ModelNotFound."""
+        try:
+            return self.routes.find(caller, engine_id, model)
+        except ModelNotFound:
+            await self.look_again()
+            return self.routes.find(caller, engine_id, model)
 
     async def look_again(self) -> None:
         """For a request whose engine is not known: returns when the routes have been read after this call. All who

@@ -19,7 +19,7 @@ from inference.call import Call
 from inference.client import Receive, Reply, Send
 from inference.errors import ApiError, InvalidRequest, ModelNotFound
 from inference.gateway import Gateway, gateway
-from inference.routing import Caller, Route
+from inference.routing import Route
 from vllm_portal.config import get_config
 from vllm_portal.log import accepted_id, request_id
 
@@ -134,7 +134,7 @@ class DataPlane:
         if method != "POST":
             raise InvalidRequest(f"{method} is not allowed here; use POST.", status=405, code="method_not_allowed")
         body = parse(await self._read(headers, receive), kind)
-        route = await _find(plane, caller, engine_id, body.model)
+        route = await plane.find(caller, engine_id, body.model)
         call = Call(caller, route, path, kind, body, identity)
         await reply.until_gone(plane.relay.serve(call, reply), receive)
 
@@ -201,21 +201,6 @@ def _declared_length(headers: dict[bytes, bytes]) -> int:
     """The body's length as the client declares it; 0 where it does not."""
     declared = headers.get(b"content-length", b"")
     return int(declared) if declared.isdigit() else 0
-
-
-async def _find(plane: Gateway, caller: Caller, engine_id: str | None, model: str | None) -> Route:
-    """The engine for a request. One that is not known may have become ready a moment ago: look again, once."""
-    try:
-        return _lookup(plane, caller, engine_id, model)
-    except ModelNotFound:
-        await plane.look_again()
-        return _lookup(plane, caller, engine_id, model)
-
-
-def _lookup(plane: Gateway, caller: Caller, engine_id: str | None, model: str | None) -> Route:
-    if engine_id is not None:
-        return plane.routes.engine(caller, engine_id)
-    return plane.routes.model(caller, model)
 
 
 def _describe(routes: list[Route]) -> dict[str, dict[str, Any]]:

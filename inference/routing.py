@@ -68,6 +68,10 @@ class Routes:
     def usable_by(self, caller: Caller) -> list[Route]:
         return [route for route in self._by_id.values() if _may_use(caller, route)]
 
+    def find(self, caller: Caller, engine_id: str | None, model: str | None) -> Route:
+        """By the engine's id where one is given, else by model. Raises as `engine` and `model`."""
+        return self.engine(caller, engine_id) if engine_id is not None else self.model(caller, model)
+
     def engine(self, caller: Caller, engine_id: str) -> Route:
         """Raises ModelNotFound, also for an engine of somebody else."""
         route = self._by_id.get(engine_id)
