@@ -128,3 +128,50 @@ class TokenLimit(models.Model):
             f"prompt {self.prompt_token_number}/{self.prompt_token_limit}, "
             f"generated {self.gen_token_number}/{self.gen_token_limit}"
         )
+
+
+class ApiKey(models.Model):
+    """A key that programs use instead of a password: `sk-…`, shown once, kept as its SHA-256. It counts while it is
+    not revoked, not past `expires_at`, and its user is active.
+
+    `version` is compared with each request's admission, as the user's `token_version` is: it goes up when what the key
+    may do changes, and with it every copy that a process holds stops counting.
+    """
+
+    class Scope(models.TextChoices):
+        INFERENCE = "inference", "call engines"
+        MANAGEMENT = "management", "start, stop and change things"
+        READ = "read-only", "look at things"
+
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="api_keys")
+    name = models.CharField(max_length=100)
+    digest = models.CharField(max_length=64, unique=True, editable=False)
+    prefix = models.CharField(max_length=12, editable=False)
+    last_four = models.CharField(max_length=4, editable=False)
+    scopes = models.JSONField(help_text="List of inference, management, read-only.")
+    allowed_models = models.JSONField(default=list, blank=True, help_text="Names of models or engines; empty: all.")
+    version = models.PositiveIntegerField(default=1, editable=False)
+    created_at = models.DateTimeField()
+    expires_at = models.DateTimeField(null=True, blank=True, help_text="Empty: never.")
+    revoked_at = models.DateTimeField(null=True, blank=True, editable=False)
+    last_used_at = models.DateTimeField(null=True, blank=True, editable=False)
+
+    class Meta:
+        ordering = ["-created_at", "-id"]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.prefix}…{self.last_four})"
+
+
+class KeyLimit(models.Model):
+    """What one key may spend and has spent, in tokens, within its user's limits. None: no limit of its own. Apart from
+    the key for the reason that TokenLimit is apart from the user."""
+
+    key = models.OneToOneField(ApiKey, on_delete=models.CASCADE, primary_key=True, related_name="limit")
+    prompt_token_limit = models.PositiveBigIntegerField(null=True, blank=True)
+    gen_token_limit = models.PositiveBigIntegerField(null=True, blank=True)
+    prompt_token_number = models.PositiveBigIntegerField(default=0)
+    gen_token_number = models.PositiveBigIntegerField(default=0)
+
+    def __str__(self) -> str:
+        return f"prompt {self.prompt_token_number}, generated {self.gen_token_number}"

@@ -70,6 +70,7 @@ class UsageRecord(models.Model):
 
     request_id = models.CharField(max_length=64, unique=True)
     user = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="usage")
+    api_key = models.ForeignKey("accounts.ApiKey", null=True, on_delete=models.SET_NULL, related_name="usage")
     engine = models.ForeignKey("engines.Engine", null=True, on_delete=models.SET_NULL, related_name="usage")
     model = models.CharField(max_length=300)
     path = models.CharField(max_length=60)

@@ -40,7 +40,13 @@ class Caller:
     username: str
     is_admin: bool
     token_version: int
-    expires_at: int
+    expires_at: float
+    key_id: int | None = None
+    """The API key that the caller came with; None: an access token or a session."""
+    key_version: int = 0
+    models: frozenset[str] | None = None
+    """Names of models or engines that the key is for; None: all."""
+    may_infer: bool = True
 
 
 class Routes:
@@ -95,6 +101,8 @@ class Routes:
 
 
 def _may_use(caller: Caller, route: Route) -> bool:
+    if caller.models is not None and caller.models.isdisjoint((route.model, route.name)):
+        return False
     return route.shared or route.owner_id == caller.user_id or caller.is_admin
 
 

@@ -1,0 +1,26 @@
+"""What the endpoints under `/api/v1/` share. Each app registers its viewsets with a `Router` of its own in `urls.py`.
+
+Conventions: plural nouns; ids as strings in paths; lists are `{"next", "previous", "results"}`, paged by cursor
+(`?limit=` to 500), filtered by query parameters named like fields, ordered by `?ordering=field,-field`; what belongs to
+another user is 404; times are ISO 8601 in UTC.
+"""
+
+from rest_framework.pagination import CursorPagination
+from rest_framework.routers import SimpleRouter
+
+PREFIX = "api/v1/"
+
+
+class Page(CursorPagination):
+    """A view names its `ordering`; the last field of it must be unique, or rows on a page's edge are lost."""
+
+    page_size = 50
+    page_size_query_param = "limit"
+    max_page_size = 500
+
+
+class Router(SimpleRouter):
+    """Routes that answer with and without their trailing slash."""
+
+    def __init__(self) -> None:
+        super().__init__(trailing_slash="/?")
