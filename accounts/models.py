@@ -1,5 +1,6 @@
 """People and what they may spend."""
 
+import uuid
 from functools import partial
 from typing import Any
 
@@ -112,13 +113,31 @@ def default_gen_token_limit() -> int:
     return get_config().default_gen_token_limit
 
 
-class TokenLimit(models.Model):
+def default_requests_per_minute() -> int | None:
+    return get_config().default_requests_per_minute
+
+
+class Pace(models.Model):
+    """Limits by time and number, in calendar windows of UTC. None: no such limit."""
+
+    requests_per_minute = models.PositiveIntegerField(null=True, blank=True)
+    tokens_per_minute = models.PositiveBigIntegerField(null=True, blank=True)
+    tokens_per_day = models.PositiveBigIntegerField(null=True, blank=True)
+    tokens_per_month = models.PositiveBigIntegerField(null=True, blank=True)
+    requests_at_once = models.PositiveIntegerField(null=True, blank=True)
+
+    class Meta:
+        abstract = True
+
+
+class TokenLimit(Pace):
     """What one user may spend in total and has spent, in tokens. A table of its own, so that saving a user
     never writes back a counter that has moved on. The numbers grow only by the ledger (`inference.usage`)."""
 
     user = models.OneToOneField(User, on_delete=models.CASCADE, primary_key=True, related_name="token_limit")
     prompt_token_limit = models.PositiveBigIntegerField(default=default_prompt_token_limit)
     gen_token_limit = models.PositiveBigIntegerField(default=default_gen_token_limit)
+    requests_per_minute = models.PositiveIntegerField(null=True, blank=True, default=default_requests_per_minute)
     prompt_token_number = models.PositiveBigIntegerField(default=0)
     gen_token_number = models.PositiveBigIntegerField(default=0)
     updated_at = models.DateTimeField(auto_now=True)
@@ -163,7 +182,7 @@ class ApiKey(models.Model):
         return f"{self.name} ({self.prefix}…{self.last_four})"
 
 
-class KeyLimit(models.Model):
+class KeyLimit(Pace):
     """What one key may spend and has spent, in tokens, within its user's limits. None: no limit of its own. Apart from
     the key for the reason that TokenLimit is apart from the user."""
 
@@ -175,3 +194,18 @@ class KeyLimit(models.Model):
 
     def __str__(self) -> str:
         return f"prompt {self.prompt_token_number}, generated {self.gen_token_number}"
+
+
+class LoginSession(models.Model):
+    """One log-in at `/token` and all that was refreshed from it. Its tokens carry its id; they count while the row is
+    there and has not ended. Of its refresh tokens only the last one given counts, `refresh_id`."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    user = models.ForeignKey(User, on_delete=models.CASCADE, related_name="login_sessions")
+    refresh_id = models.CharField(max_length=64)
+    renewed_at = models.DateTimeField()
+    expires_at = models.DateTimeField(db_index=True)
+    ended_at = models.DateTimeField(null=True, db_index=True)
+
+    def __str__(self) -> str:
+        return f"{self.user_id} until {self.expires_at}"

@@ -28,7 +28,7 @@ class ConversationAdmin(ReadOnlyAdmin):
     list_display_links = ("number",)
     list_select_related = ("user",)
     search_fields = ("user__username", "name")
-    search_help_text = "User or name of the conversation"
+    search_help_text = "User or name of the conversation; what was said in it is not shown, not searched"
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Conversation]:
         return super().get_queryset(request).annotate(message_count=Count("messages"))

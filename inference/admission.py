@@ -11,66 +11,52 @@ cannot be had, nothing is let through.
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
-from inference.errors import InvalidKey, LimitReached, TryLater
+from inference.asking import Asking, Reservation, Verdict, ignore
+from inference.errors import ApiError
 from inference.ledger_link import LedgerAway, LedgerLink
+from inference.routing import Caller
+from inference.waiting import WaitingRoom
 from vllm_portal.log import new_id
 
 logger = logging.getLogger(__name__)
+KEEP_S = 10.0  # more than a record waits for the database
+KEPT = 20_000
 _encode = msgspec.json.encode
-
-LOADS = 3  # attempts to load a user's counters before giving up; each should do
-
-
-def _nothing() -> tuple[int, int]:
-    return 0, 0
-
-
-@dataclass(slots=True)
-class Reservation:
-    """An open request. `prompt_tokens` and `generated_tokens` are what it holds of the user's limits."""
-
-    request_id: str
-    user_id: int
-    prompt_tokens: int
-    generated_tokens: int
-    meta: dict[str, Any]
-    started: float
-    """Event-loop time, seconds."""
-    seen: Callable[[], tuple[int, int]] = _nothing
-    """The engine's latest counts, prompt and generated: the checkpoint."""
-    settled: bool = False
-
-
-class PromptTooLarge(LimitReached):
-    """The bound of the prompt does not fit what is left; an exact count might. `left` tokens are not used up yet,
-    `free` of them nobody holds."""
-
-    def __init__(self, left: int, free: int) -> None:
-        super().__init__(
-            f"The prompt does not fit the {max(left, 0)} prompt tokens left of your limit. An admin can raise it."
-        )
-        self.left = left
-        self.free = free
 
 
 class Admission:
     """Reserves and settles for one event loop."""
 
-    def __init__(self, link: LedgerLink, load_user: Callable[[int], Awaitable[None]], lease_s: float) -> None:
-        """`load_user` puts a user's counters into Redis when they are not there."""
-        self._link = link
+    def __init__(
+        self,
+        link: LedgerLink,
+        load: Callable[[str], Awaitable[None]],
+        lease_s: float,
+        wait_s: float = 0.0,
+        most_waiting: int = 100,
+    ) -> None:
+        """`load` puts a subject's counters into Redis when they are not there; it may raise ApiError. `wait_s`: how
+        long a request waits for what the user's others hold."""
+        self.link = link
         self._loop = asyncio.get_running_loop()
-        self._wall_ms = self._wall_offset_ms()
-        self._load_user = load_user
+        self.room = WaitingRoom(self._loop, wait_s, most_waiting)
+        self._month = b"0"
+        self._set_clock()
+        self._load = load
+        self._loading: set[asyncio.Task[None]] = set()
         self._lease_ms = b"%d" % int(lease_s * 1000)
         self._open: dict[str, Reservation] = {}
         self._unsettled: list[tuple[bytes, ...]] = []
+        self._late: deque[tuple[float, int, tuple[bytes, ...]]] = deque(maxlen=KEPT)
+        """Settlements of the last KEEP_S: when, whose, what."""
+        self._touched: set[int] = set()
+        link.on_return = self._repeat
         self._settling = 0
 
     @property
@@ -80,55 +66,91 @@ class Admission:
     def _wall_offset_ms(self) -> float:
         return time.time() * 1000 - self._loop.time() * 1000
 
+    def _set_clock(self) -> None:
+        self._wall_ms = self._wall_offset_ms()
+        self._month = time.strftime("%Y%m", time.gmtime()).encode()
+
     def now_ms(self) -> int:
         """Unix time in ms, from the loop's clock: set right at each tick."""
         return int(self._loop.time() * 1000 + self._wall_ms)
 
-    async def reserve(
+    def ask(
         self,
+        caller: Caller,
+        done: Verdict,
         *,
-        user_id: int,
-        token_version: int,
         prompt_tokens: int,
         generated_tokens: int,
         step: int = 1,
         meta: dict[str, Any],
-    ) -> Reservation:
+    ) -> Asking:
         """Holds prompt_tokens and up to generated_tokens (a multiple of `step`, the number of answers; 0: the request
-        generates nothing). Raises InvalidKey, PromptTooLarge, LimitReached, TryLater."""
+        generates nothing). `done` gets the Reservation, or InvalidKey, PromptTooLarge, LimitReached, TryLater; never
+        within this call."""
         request_id = new_id()
-        least = step if generated_tokens else 0
-        meta = {"request_id": request_id, "user_id": user_id, **meta}
+        meta = {"request_id": request_id, "user_id": caller.user_id, **meta}
+        key = b""
+        if caller.key_id is not None:
+            key = b"k%d" % caller.key_id
+            meta["key_id"] = caller.key_id
         operation = (
-            b"admit", request_id.encode(), b"%d" % user_id, b"%d" % token_version, b"%d" % prompt_tokens,
-            b"%d" % generated_tokens, b"%d" % least, b"%d" % step, self._lease_ms, _encode(meta),
+            b"admit", request_id.encode(), b"%d" % caller.user_id, b"%d" % caller.token_version, caller.session, key,
+            b"%d" % caller.key_version, b"%d" % prompt_tokens, b"%d" % generated_tokens,
+            b"%d" % (step if generated_tokens else 0), b"%d" % step, self._lease_ms, self._month,
+            _encode(meta),
         )  # fmt: skip
-        for _ in range(LOADS):
-            verdict, *numbers = await self._ask_admit(request_id, operation)
-            if verdict == b"ok":
-                reservation = Reservation(request_id, user_id, prompt_tokens, int(numbers[0]), meta, self._loop.time())
-                self._open[request_id] = reservation
-                return reservation
-            if verdict != b"absent":
-                raise _refusal(verdict, least, *map(int, numbers))
-            await self._load_user(user_id)
-        raise _away()
+        asking = Asking(self, operation, prompt_tokens, meta, done)
+        if self.room.is_line(asking.place):
+            if not self.room.stay(asking):
+                self._loop.call_soon(asking.expire)
+        else:
+            asking.ask()
+        return asking
 
-    async def _ask_admit(self, request_id: str, operation: tuple[bytes, ...]) -> list[Any]:
-        """The verdict. A caller who leaves while it is on its way holds nothing: what was granted is given back."""
-        verdict: asyncio.Future[Any] = self._loop.create_future()
-
-        def landed(answer: Any) -> None:
-            if not verdict.done():
-                verdict.set_result(answer)
-            elif not isinstance(answer, LedgerAway) and answer[0] == b"ok":
-                self._link.call(lambda _: None, b"cancel", request_id.encode())
-
-        self._link.call(landed, *operation)
-        answer = await verdict
-        if isinstance(answer, LedgerAway):
-            raise _away()
+    async def reserve(self, caller: Caller, **wish: Any) -> Reservation:
+        """As `ask`, awaited. Raises what `ask` gives as an error. Cancelled, it holds nothing."""
+        verdict: asyncio.Future[Reservation | ApiError] = self._loop.create_future()
+        asking = self.ask(caller, verdict.set_result, **wish)
+        try:
+            answer = await verdict
+        except asyncio.CancelledError:
+            asking.cancel()
+            if verdict.done() and not verdict.cancelled() and isinstance(granted := verdict.result(), Reservation):
+                self.withdraw(granted)
+            raise
+        if isinstance(answer, ApiError):
+            raise answer
         return answer
+
+    def opened(self, meta: dict[str, Any], prompt_tokens: int, answer: list[Any]) -> Reservation:
+        """For Asking: what was granted is open from now on, and checkpointed until it is settled."""
+        _, granted, *rates = answer
+        now = self._loop.time()
+        reservation = Reservation(meta["request_id"], prompt_tokens, granted, meta, now, tuple(rates))
+        self._open[reservation.request_id] = reservation
+        return reservation
+
+    def withdraw(self, reservation: Reservation) -> None:
+        """Gives back what was reserved for a request that was never forwarded. No record."""
+        reservation.settled = True
+        self._open.pop(reservation.request_id, None)
+        self.link.call(ignore, b"cancel", reservation.request_id.encode())
+        self.room.wake(reservation.meta["user_id"])
+
+    def load(self, subject: str, done: Callable[[ApiError | None], None]) -> None:
+        """For Asking: loads a subject's counters, then tells."""
+
+        async def load() -> None:
+            try:
+                await self._load(subject)
+            except ApiError as error:
+                done(error)
+            else:
+                done(None)
+
+        task = self._loop.create_task(load())
+        self._loading.add(task)
+        task.add_done_callback(self._loading.discard)
 
     def settle(
         self,
@@ -165,21 +187,49 @@ class Admission:
                 b"%d" % prompt_tokens,
                 b"%d" % generated_tokens,
                 _encode(record),
-            )
+            ),
+            reservation.meta["user_id"],
         )
+        self.room.wake(reservation.meta["user_id"])  # asks after this settlement, in the same call
 
-    def _send_settlement(self, operation: tuple[bytes, ...]) -> None:
+    def _repeat(self) -> None:
+        """The ledger was away. A Redis that crashed has lost up to its last second, one without a disk everything: what
+        is open is opened again if it is not, and what was settled lately is written again. Records that come twice are
+        written once; counters that they were added to twice are loaded anew (`recount`)."""
+        for reservation in self._open.values():
+            key = reservation.meta.get("key_id")
+            self._touched.add(reservation.meta["user_id"])
+            self.link.call(
+                ignore, b"reopen", reservation.request_id.encode(), b"%d" % reservation.meta["user_id"],
+                b"" if key is None else b"k%d" % key, b"%d" % reservation.prompt_tokens,
+                b"%d" % reservation.generated_tokens, self._lease_ms, _encode(reservation.meta),
+            )  # fmt: skip
+        after = self._loop.time() - KEEP_S
+        for when, user_id, operation in self._late:
+            if when > after:
+                self._touched.add(user_id)
+                self.link.call(ignore, *operation)
+
+    def recount(self) -> set[int]:
+        """Users whose live counters may hold something twice, each told once."""
+        touched, self._touched = self._touched, set()
+        return touched
+
+    def _send_settlement(self, operation: tuple[bytes, ...], user_id: int | None = None) -> None:
+        if user_id is not None:
+            self._late.append((self._loop.time(), user_id, operation))
+
         def landed(answer: Any) -> None:
             self._settling -= 1
             if isinstance(answer, LedgerAway):
                 self._unsettled.append(operation)
 
         self._settling += 1
-        self._link.call(landed, *operation)
+        self.link.call(landed, *operation)
 
     async def tick(self) -> None:
         """Once a second: sends settlements that did not get through, checkpoints what is open, renews its lease."""
-        self._wall_ms = self._wall_offset_ms()
+        self._set_clock()
         self._resend()
         for reservation in list(self._open.values()):
             self._checkpoint(reservation)
@@ -195,14 +245,15 @@ class Admission:
                 logger.warning("request %s was settled by the reaper while it ran", reservation.request_id)
 
         prompt, generated = reservation.seen()
-        self._link.call(
+        generated = min(generated, reservation.generated_tokens)
+        self.link.call(
             landed, b"checkpoint", reservation.request_id.encode(), b"%d" % prompt, b"%d" % generated, self._lease_ms
         )
 
     async def reap(self) -> None:
         """Settles requests whose process died."""
         try:
-            while await self._link.ask(b"reap", b"100") == 100:
+            while await self.link.ask(b"reap", b"100") == 100:
                 pass
         except LedgerAway:
             return
@@ -216,17 +267,3 @@ class Admission:
             self._resend()
             await asyncio.sleep(0.02)
         return True
-
-
-def _away() -> TryLater:
-    return TryLater("The portal cannot check your limits now.", status=503, code="limits_unavailable", retry_after_s=2)
-
-
-def _refusal(verdict: bytes, least: int, left: int = 0, free: int = 0) -> Exception:
-    if verdict == b"revoked":
-        return InvalidKey("This access token no longer counts; get a new one from POST /token.")
-    if verdict == b"prompt":
-        return PromptTooLarge(left, free)
-    if left >= least:
-        return TryLater("Your other requests hold the rest of your generated tokens.", retry_after_s=1)
-    return LimitReached("Your limit of generated tokens is used up. An admin can raise it.")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 from asgiref.sync import async_to_sync, sync_to_async
@@ -16,9 +17,11 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from accounts.models import ApiKey
 from inference import chat, conversations
 from inference.errors import ApiError
 from inference.gateway import gateway
+from inference.history import Turn
 from inference.models import Conversation
 from inference.routing import Caller
 from inference.serializers import LlmAnswerSerializer, LlmRequestSerializer
@@ -28,6 +31,8 @@ from vllm_portal.config import get_config
 class LlmRequestView(APIView):
     """Sends a prompt to an engine. With `memory` the conversation's earlier turns are sent along, and prompt and
     answer are stored together once the answer is complete."""
+
+    scope = "inference"
 
     @extend_schema(
         request=LlmRequestSerializer,
@@ -64,7 +69,12 @@ class LlmRequestView(APIView):
 
 def _caller(request: Request) -> Caller:
     user = request.user
-    return Caller(user.pk, user.username, user.is_admin, user.token_version, expires_at=0)
+    caller = Caller(user.pk, user.username, user.is_admin, user.token_version, expires_at=0)
+    key = request.auth
+    if not isinstance(key, ApiKey):
+        return caller
+    models = frozenset(key.allowed_models) or None
+    return replace(caller, key_id=key.pk, key_version=key.version, models=models)
 
 
 def _release_database() -> None:
@@ -81,7 +91,7 @@ def _store(conversation: Conversation, prompt: str, answer: str) -> None:
         connection.close()
 
 
-def _prompt(wish: dict[str, Any], history: list[chat.Turn]) -> chat.Prompt:
+def _prompt(wish: dict[str, Any], history: list[Turn]) -> chat.Prompt:
     config = get_config()
     return chat.Prompt(
         text=wish["prompt"],
@@ -93,14 +103,14 @@ def _prompt(wish: dict[str, Any], history: list[chat.Turn]) -> chat.Prompt:
     )
 
 
-async def _answer(caller: Caller, wish: dict[str, Any], history: list[chat.Turn]) -> str:
+async def _answer(caller: Caller, wish: dict[str, Any], history: list[Turn]) -> str:
     plane = await gateway()
     route = await chat.find_engine(plane, caller, wish["inference_endpoint"], wish["model"])
     return await chat.answer(plane, caller, route, _prompt(wish, history))
 
 
 def _streamed(
-    request: Request, caller: Caller, wish: dict[str, Any], conversation: Conversation | None, history: list[chat.Turn]
+    request: Request, caller: Caller, wish: dict[str, Any], conversation: Conversation | None, history: list[Turn]
 ) -> StreamingHttpResponse:
     """Events `data: {"username", "data": "<next piece>"}`, then `data: [DONE]`. The first piece is waited for, so that
     a refusal is a plain answer with its own status."""

@@ -5,34 +5,40 @@ a key that came twice cannot mean one thing here and another to the engine.
 """
 
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 import msgspec
 
 from inference.errors import InvalidRequest
+from inference.media import holds_media
 
 Raw = msgspec.Raw
 _decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 _encode = msgspec.json.encode
-_TRUE, _FALSE, _NULL = b"true", b"false", b"null"
+_NULL = b"null"
 
-_NOT_TEXT = (b'"image', b'"audio', b'"input_audio', b'"video', b'"file')
 MAX_CHOICES = 16
-COMPLETION_MAX_TOKENS = 16  # OpenAI's and vLLM's default for /v1/completions without max_tokens
+MOST_TOKENS = 2**31 - 1
 # Run code or read memory in the engine, or choose what the portal chooses.
 FORBIDDEN = {
     "chat_template": "The chat template is the model's.",
     "prompt_embeds": "Send text or token ids instead.",
     "kv_transfer_params": "It is the operator's to set.",
+    "ec_transfer_params": "It is the operator's to set.",
+    "mm_processor_kwargs": "It is the operator's to set.",
+    "media_io_kwargs": "It is the operator's to set.",
     "cache_salt": "The portal sets it.",
     "priority": "The portal sets it.",
+    "request_id": "Send it as the header x-request-id.",
 }
+_FORBIDDEN = frozenset(FORBIDDEN)
+_FORBIDDEN_TEMPLATE_KWARGS = ("chat_template", "tokenize")
 
 
 @dataclass(slots=True)
 class Body:
-    """A parsed request body. `fields` maps each top-level key to its raw JSON."""
+    """A parsed request body. `fields` maps each top-level key to its raw JSON. `size`, in bytes, bounds the prompt:
+    whoever makes the prompt longer than the client sent it adds to it."""
 
     fields: dict[str, Raw]
     size: int
@@ -47,6 +53,8 @@ class Body:
     prompts: int = 1
     text_only: bool = True
     """The prompt is text in this body, so its bytes bound its tokens; images and the like are not."""
+    known: dict[str, bytes] | None = None
+    """What is known of the engine that answers; shared by all its streams."""
 
     _changes: dict[str, Any] = field(default_factory=dict)
 
@@ -55,105 +63,78 @@ class Body:
         return self.choices_per_prompt * self.prompts
 
     def set(self, key: str, value: Any) -> None:
+        """The engine gets this value in place of the client's."""
         self._changes[key] = value
+
+    def drop(self, key: str) -> None:
+        """The engine does not get this field."""
+        self.fields.pop(key, None)
+        self._changes.pop(key, None)
 
     def encode(self) -> bytes:
         """The body to send to the engine."""
         return _encode({**self.fields, **self._changes})
 
+    def value(self, name: str, kind: type) -> Any:
+        """The decoded value of a field as the client sent it; None when it is missing or null. `kind`: str, int, bool
+        or dict. Raises InvalidRequest for another type."""
+        raw = self.fields.get(name)
+        if raw is None or bytes(raw) == _NULL:
+            return None
+        try:
+            return msgspec.json.decode(raw, type=kind)
+        except msgspec.DecodeError:
+            names = {str: "a string", int: "an integer", bool: "true or false", dict: "an object"}
+            raise InvalidRequest(f"{name} must be {names[kind]}.", param=name, code="invalid_type") from None
 
-class Kind(Enum):
-    """What an endpoint does with its body."""
+    def number(self, name: str, low: int, high: int) -> int | None:
+        """Raises InvalidRequest for what is no integer, or one outside of the range."""
+        value = self.value(name, int)
+        if value is not None and not low <= value <= high:
+            raise InvalidRequest(f"{name} must be between {low} and {high}.", param=name, code="invalid_value")
+        return value
 
-    CHAT = "chat"
-    COMPLETION = "completion"
-    EMBEDDING = "embedding"
+    def items(self, name: str) -> list[Raw] | None:
+        """The values of a field that is a list; None when it is something else."""
+        raw = self.fields.get(name)
+        if raw is None or not bytes(raw).startswith(b"["):
+            return None
+        try:
+            return msgspec.json.decode(raw, type=list[Raw])
+        except msgspec.DecodeError:
+            return None
+
+    def count_prompts(self, name: str) -> int:
+        """How many prompts a field holds: a list of texts or of token lists is several, else it is one."""
+        items = self.items(name)
+        if not items or not bytes(items[0]).startswith((b'"', b"[", b"{")):
+            return 1  # a text, or token ids
+        return len(items)
 
 
-def parse(data: bytes, kind: Kind) -> Body:
-    """Raises InvalidRequest that names the field."""
+def read(data: bytes, prompt_fields: tuple[str, ...] = ()) -> Body:
+    """Raises InvalidRequest that names the field. `prompt_fields` are searched for what is not text."""
     try:
         fields = _decode_object(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"The body is not a JSON object: {error}", code="invalid_json") from None
     except RecursionError:
         raise InvalidRequest("The body is nested too deeply.", code="invalid_json") from None
-    for name, why in FORBIDDEN.items():
-        if name in fields and not _is_null(fields[name]):
-            raise InvalidRequest(f"{name} is not allowed. {why}", param=name, code="unsupported_parameter")
-    body = Body(fields, len(data), _value(fields, "model", str))
-    if kind is Kind.EMBEDDING:
-        body.prompts = _prompts(fields.get("input"))
-    else:
-        _read_generation(body, kind)
+    for name in () if _FORBIDDEN.isdisjoint(fields) else FORBIDDEN:
+        if name in fields and bytes(fields[name]) != _NULL:
+            raise InvalidRequest(f"{name} is not allowed. {FORBIDDEN[name]}", param=name, code="unsupported_parameter")
+    body = Body(fields, len(data), None)
+    body.model = body.value("model", str)
+    if "chat_template_kwargs" in fields:
+        for name in body.value("chat_template_kwargs", dict) or ():
+            if name in _FORBIDDEN_TEMPLATE_KWARGS:
+                raise InvalidRequest(
+                    f"{name} is not allowed in chat_template_kwargs. The chat template is the model's.",
+                    param="chat_template_kwargs",
+                    code="unsupported_parameter",
+                )
+    for name in prompt_fields:
+        raw = fields.get(name)
+        if raw is not None and holds_media(name, bytes(raw)):
+            body.text_only = False
     return body
-
-
-def _read_generation(body: Body, kind: Kind) -> None:
-    fields = body.fields
-    body.stream = bool(_value(fields, "stream", bool))
-    body.choices_per_prompt = _within("n", _value(fields, "n", int), 1, MAX_CHOICES) or 1
-    best_of = _within("best_of", _value(fields, "best_of", int), 1, MAX_CHOICES)
-    if best_of and best_of > body.choices_per_prompt:
-        raise InvalidRequest("best_of above n is not supported.", param="best_of", code="unsupported_parameter")
-    names = ("max_completion_tokens", "max_tokens") if kind is Kind.CHAT else ("max_tokens",)
-    for name in names:
-        limit = _within(name, _value(fields, name, int), 0, 2**31 - 1)
-        if limit is not None:
-            body.max_tokens, body.max_tokens_field = limit, name
-            break
-    if kind is Kind.COMPLETION and "max_tokens" not in fields:
-        body.max_tokens = COMPLETION_MAX_TOKENS
-    body.prompts = _prompts(fields.get("prompt"))
-    messages = bytes(fields.get("messages", b""))
-    # Only a message of typed parts can hold anything but text.
-    body.text_only = b'"type"' not in messages or not any(kind in messages for kind in _NOT_TEXT)
-    if not body.stream:
-        return
-    options = _value(fields, "stream_options", dict) or {}
-    body.keep_usage = options.get("include_usage") is True
-    body.keep_continuous = body.keep_usage and options.get("continuous_usage_stats") is True
-    # Counted in each chunk, a stream that is cut off has an exact count.
-    body.set("stream_options", {**options, "include_usage": True, "continuous_usage_stats": True})
-
-
-def _prompts(raw: Raw | None) -> int:
-    """How many prompts `prompt` or `input` holds: a list of texts or of token lists is several, else it is one."""
-    if raw is None or not bytes(raw).lstrip().startswith(b"["):
-        return 1
-    try:
-        items = msgspec.json.decode(raw, type=list[Raw])
-    except msgspec.DecodeError:
-        return 1
-    if not items or bytes(items[0])[:1] not in (b'"', b"[", b"{"):
-        return 1  # token ids
-    return len(items)
-
-
-def _is_null(raw: Raw) -> bool:
-    return bytes(raw) == _NULL
-
-
-def _value(fields: dict[str, Raw], name: str, kind: type) -> Any:
-    """The decoded value of a field; None when it is missing or null. Raises InvalidRequest for another type."""
-    raw = fields.get(name)
-    if raw is None or _is_null(raw):
-        return None
-    try:
-        return msgspec.json.decode(raw, type=kind)
-    except msgspec.DecodeError:
-        names = {str: "a string", int: "an integer", bool: "true or false", dict: "an object"}
-        raise InvalidRequest(f"{name} must be {names[kind]}.", param=name, code="invalid_type") from None
-
-
-def _within(name: str, value: int | None, low: int, high: int) -> int | None:
-    if value is not None and not low <= value <= high:
-        raise InvalidRequest(f"{name} must be between {low} and {high}.", param=name, code="invalid_value")
-    return value
-
-
-def prompt_bound(body: Body, max_model_len: int, allowance: int = 256) -> int:
-    """An upper bound of the prompt's tokens, without a tokenizer: a token is at least a byte of the body, a chat
-    template adds some (`allowance`), and no prompt is longer than the model's context."""
-    longest = max_model_len * body.prompts
-    return min(body.size + allowance * body.prompts, longest) if body.text_only else longest

@@ -4,40 +4,36 @@ import hmac
 from dataclasses import dataclass
 from functools import lru_cache
 
-from inference.body import Body, Kind
+from inference.body import Body
+from inference.endpoints.base import Endpoint
 from inference.routing import Caller, Route
 from vllm_portal.secret_keys import secret_key
 
 
 @dataclass(slots=True)
 class Call:
-    """What a caller wants of an engine. `path` is the engine's, such as /v1/chat/completions."""
+    """What a caller wants of an engine."""
 
     caller: Caller
     route: Route
-    path: str
-    kind: Kind
+    endpoint: Endpoint
     body: Body
     request_id: str
 
 
 def prepare(call: Call, granted: int) -> None:
     """Makes the body what the engine is to get. `granted`: the generated tokens that are reserved."""
-    if call.kind is Kind.EMBEDDING:
-        return
-    _lower_max_tokens(call, granted)
-    if call.route.shared:
+    call.endpoint.limit(call.body, granted, call.route.max_model_len)
+    if call.body.stream:
+        call.body.known = _known(call.route.engine_id)
+    if call.route.shared and call.endpoint.generates:
         call.body.set("cache_salt", cache_salt(call.caller.user_id))
 
 
-def _lower_max_tokens(call: Call, granted: int) -> None:
-    """Tells the engine to stop where the reservation ends."""
-    each = granted // call.body.choices
-    asked = call.body.max_tokens
-    if asked is None and each >= call.route.max_model_len:
-        return  # the context ends first
-    if asked is None or each < asked:
-        call.body.set(call.body.max_tokens_field, each)
+@lru_cache(maxsize=1_000)
+def _known(engine_id: str) -> dict[str, bytes]:
+    """What an engine's streams have told of it. It is never restarted under the same id."""
+    return {}
 
 
 @lru_cache(maxsize=10_000)

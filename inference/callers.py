@@ -1,35 +1,41 @@
-"""Who calls the data plane. A token is verified once and then remembered; that it still counts is checked by the
-admission of each request, whose counters carry the user's token version."""
+"""Who calls the data plane. A token or key is looked up once and then remembered for a while; that it still counts is
+checked by the admission of each request, whose counters carry the versions of the user's and the key's rights."""
 
 import hashlib
+import math
 import time
 from collections.abc import Awaitable, Callable
 
 from accounts.auth import NotAuthenticated, user_of, verify
+from accounts.models import ApiKey
 from inference.errors import InvalidKey
 from inference.routing import Caller
 
 REMEMBERED = 20_000
+FRESH_S = 60.0  # what an announcement did not reach is looked up again after that
 
 
 class Callers:
-    """Remembers the callers of one process. `fetch` finds the user of a token in the database."""
+    """Remembers the callers of one process. `fetch` finds the user of a token or key in the database."""
 
     def __init__(self, fetch: Callable[[str], Awaitable[Caller]]) -> None:
         self._fetch = fetch
-        self._known: dict[bytes, Caller] = {}
+        self._known: dict[bytes, tuple[Caller, float]] = {}
+
+    def known(self, token: bytes) -> Caller | None:
+        """Whose token or key this is, if that has been looked up lately."""
+        found = self._known.get(hashlib.sha256(token).digest())
+        return found[0] if found is not None and found[1] > time.time() else None
 
     async def identify(self, authorization: bytes) -> Caller:
         """The caller of an Authorization header's value. Raises InvalidKey."""
         if authorization[:7].lower() != b"bearer ":
-            raise InvalidKey(
-                "Send your access token: Authorization: Bearer <token of POST /token>.", code="missing_key"
-            )
+            raise InvalidKey("Send your access token or API key: Authorization: Bearer <key>.", code="missing_key")
         token = authorization[7:].strip()
-        digest = hashlib.sha256(token).digest()
-        caller = self._known.get(digest)
-        if caller is not None and caller.expires_at > time.time():
+        caller = self.known(token)
+        if caller is not None:
             return caller
+        digest = hashlib.sha256(token).digest()
         self._known.pop(digest, None)
         try:
             caller = await self._fetch(token.decode("ascii", "replace"))
@@ -37,20 +43,42 @@ class Callers:
             raise InvalidKey(str(error)) from None
         if len(self._known) >= REMEMBERED:
             self._known.pop(next(iter(self._known)))
-        self._known[digest] = caller
+        self._known[digest] = caller, min(caller.expires_at, time.time() + FRESH_S)
         return caller
 
-    def forget_one(self, authorization: bytes) -> None:
-        """The next `identify` of this header asks the database."""
-        self._known.pop(hashlib.sha256(authorization[7:].strip()).digest(), None)
+    async def identify_anew(self, authorization: bytes) -> Caller:
+        """As `identify`, by the database: where nothing is admitted that would check whether the key still counts."""
+        self.forget_one(authorization[7:].strip())
+        return await self.identify(authorization)
+
+    def forget_one(self, token: bytes) -> None:
+        """The next `identify` of this token asks the database."""
+        self._known.pop(hashlib.sha256(token).digest(), None)
 
     def forget(self) -> None:
-        """After a change of users: each is looked up again."""
+        """After a change of users or keys: each is looked up again."""
         self._known.clear()
 
 
 def caller_of(token: str) -> Caller:
     """One query. Raises NotAuthenticated."""
+    if token.startswith("sk-"):
+        raise NotAuthenticated("This API key is unknown.")  # KEYS
     claims = verify(token)
     user = user_of(token)
     return Caller(user.pk, user.username, user.is_admin, claims.token_version, claims.expires_at)
+
+
+def _with_key(key: ApiKey) -> Caller:
+    user = key.user
+    return Caller(
+        user.pk,
+        user.username,
+        user.is_admin,
+        user.token_version,
+        key.expires_at.timestamp() if key.expires_at else math.inf,
+        key_id=key.pk,
+        key_version=key.version,
+        models=frozenset(key.allowed_models) or None,
+        may_infer=ApiKey.Scope.INFERENCE in key.scopes,
+    )

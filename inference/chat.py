@@ -9,19 +9,19 @@ from typing import Any
 
 import msgspec
 
-from inference.body import Kind, parse
 from inference.call import Call
+from inference.endpoints import CHAT, COMPLETIONS, Endpoint
 from inference.errors import ApiError, EngineError, InvalidRequest, ModelNotFound
 from inference.gateway import Gateway
-from inference.relay import Headers
+from inference.history import Turn, newest_that_fit
 from inference.routing import Caller, Route
+from inference.upstream import Headers
 from vllm_portal.log import request_id
 
 _ENGINE_ID = re.compile(r"/engines/([0-9a-f-]{36})(?:/|\Z)")
 _THINKING = re.compile(r"\A\s*(?:<think>)?.*?</think>\s*", re.DOTALL)
-OVERHEAD_TOKENS = 256
-
-Turn = tuple[str, str]
+OVERHEAD_TOKENS = 256  # what a chat template adds to a request, generously
+TURN_TOKENS = 64  # … and to a turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ async def answer(plane: Gateway, caller: Caller, route: Route, prompt: Prompt) -
     call = await _call(plane, caller, route, prompt, stream=False)
     collected = _Collector()
     await plane.relay.serve(call, collected)
-    return visible(_text(b"".join(collected.parts), call.kind))
+    return visible(_text(b"".join(collected.parts), call.endpoint))
 
 
 async def stream(plane: Gateway, caller: Caller, route: Route, prompt: Prompt) -> AsyncIterator[str]:
@@ -67,7 +67,7 @@ async def stream(plane: Gateway, caller: Caller, route: Route, prompt: Prompt) -
     try:
         while (piece := await pieces.get()) is not None:
             for event in piece.split(b"\n\n"):
-                text += _delta(event, call.kind)
+                text += _delta(event, call.endpoint)
             seen = _visible_so_far(text)
             if len(seen) > shown:
                 yield seen[shown:]
@@ -112,20 +112,48 @@ class _QueueClient:
 
 
 async def _call(plane: Gateway, caller: Caller, route: Route, prompt: Prompt, *, stream: bool) -> Call:
-    history = await _fitting_history(plane, route, prompt)
-    kind = Kind.CHAT if route.has_chat_template else Kind.COMPLETION
+    """Raises ApiError, if the engine's tokenizer is asked and cannot say."""
+    history, max_tokens = await _fitting(plane, route, prompt)
+    endpoint: Endpoint = CHAT if route.has_chat_template else COMPLETIONS
     fields: dict[str, Any] = {
         "model": route.model,
         "temperature": prompt.temperature,
         "top_p": prompt.top_p,
-        "max_tokens": min(prompt.max_tokens, route.max_model_len - 1),
+        "max_tokens": max_tokens,
         "stream": stream,
         **_conversation(route, prompt, history),
     }
-    if kind is Kind.COMPLETION:
+    if endpoint is COMPLETIONS:
         fields["stop"] = ["\nUser:"]
-    path = "/v1/chat/completions" if kind is Kind.CHAT else "/v1/completions"
-    return Call(caller, route, path, kind, parse(msgspec.json.encode(fields), kind), request_id.get())
+    return Call(caller, route, endpoint, endpoint.parse(msgspec.json.encode(fields)), request_id.get())
+
+
+async def _fitting(plane: Gateway, route: Route, prompt: Prompt) -> tuple[list[Turn], int]:
+    """The newest turns that fit the model's context beside prompt and answer, and how long the answer may be. The
+    answer keeps half of the context if it wants that much, and is cut short only for a prompt that is long by itself; a
+    prompt that leaves no room at all is the engine's to refuse, in its own words."""
+
+    counted: dict[int, int] = {}
+
+    async def count(turns: list[Turn]) -> int:
+        if len(turns) not in counted:
+            request = {"model": route.model, **_conversation(route, prompt, turns)}
+            counted[len(turns)] = await plane.relay.tokenize(route, request)
+        return counted[len(turns)]
+
+    context = route.max_model_len
+    max_tokens = min(prompt.max_tokens, context - 1)
+    base = _bytes(_conversation(route, prompt, [])) + OVERHEAD_TOKENS
+    sizes = [_bytes(turn) + TURN_TOKENS for turn in prompt.history]
+    turns = await newest_that_fit(prompt.history, sizes, base, context - min(max_tokens, context // 2), count)
+    if base + sum(sizes[len(sizes) - len(turns) :]) + max_tokens <= context:
+        return turns, max_tokens
+    left = context - await count(turns)
+    return turns, min(max_tokens, left) if left > 0 else max_tokens
+
+
+def _bytes(value: Any) -> int:
+    return len(msgspec.json.encode(value))
 
 
 def _conversation(route: Route, prompt: Prompt, history: list[Turn]) -> dict[str, Any]:
@@ -139,24 +167,6 @@ def _conversation(route: Route, prompt: Prompt, history: list[Turn]) -> dict[str
     for question, reply in history:
         lines += [f"User: {question}", f"Assistant: {reply}"]
     return {"prompt": "\n".join([*lines, f"User: {prompt.text}", "Assistant:"])}
-
-
-async def _fitting_history(plane: Gateway, route: Route, prompt: Prompt) -> list[Turn]:
-    """The newest turns that fit the model's context beside prompt and answer, counted by the engine's tokenizer where
-    a count is needed. The answer keeps at least half of the context if it wants that much."""
-    history = prompt.history
-    room = route.max_model_len - min(prompt.max_tokens, route.max_model_len // 2)
-    while history:
-        conversation = _conversation(route, prompt, history)
-        if len(msgspec.json.encode(conversation)) + OVERHEAD_TOKENS <= room:
-            return history
-        tokens = await plane.relay.tokenize(route, {"model": route.model, **conversation})
-        if tokens <= room:
-            return history
-        # At least one turn goes; far over the room, as many as are in proportion too many.
-        keep = min(len(history) - 1, int(len(history) * room / tokens) + 1)
-        history = history[len(history) - keep :]
-    return history
 
 
 class _Message(msgspec.Struct):
@@ -174,17 +184,17 @@ class _Answer(msgspec.Struct):
     error: Any = None
 
 
-def _text(data: bytes, kind: Kind) -> str:
+def _text(data: bytes, endpoint: Endpoint) -> str:
     try:
         choice = msgspec.json.decode(data, type=_Answer).choices[0]
     except (msgspec.DecodeError, IndexError):
         raise EngineError("The engine's answer cannot be read.") from None
-    if kind is Kind.CHAT:
+    if endpoint is CHAT:
         return (choice.message and choice.message.content) or ""
     return (choice.text or "").strip()
 
 
-def _delta(event: bytes, kind: Kind) -> str:
+def _delta(event: bytes, endpoint: Endpoint) -> str:
     if not event.startswith(b"data: {"):
         return ""
     try:
@@ -197,7 +207,7 @@ def _delta(event: bytes, kind: Kind) -> str:
     if not chunk.choices:
         return ""
     choice = chunk.choices[0]
-    return (choice.text if kind is Kind.COMPLETION else choice.delta and choice.delta.content) or ""
+    return (choice.text if endpoint is COMPLETIONS else choice.delta and choice.delta.content) or ""
 
 
 def visible(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The client's side of a request: writes the answer, and notices a client that leaves or takes nothing."""
+"""The client's side of a request that came the long way: writes the answer, and notices a client that leaves."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -6,54 +6,26 @@ from typing import Any
 
 import msgspec
 
-from inference.errors import ApiError
-from inference.relay import Headers
+from inference.upstream import Headers
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 # A request that is done before this is not worth a task that watches its client.
 WATCH_AFTER_S = 0.02
-TICKS = 8  # a client is given up after its time plus at most an eighth
-
-
-class Watch:
-    """Gives clients up that take nothing for `timeout_s`. One timer for all: one per write would cost more than the
-    write."""
-
-    def __init__(self, timeout_s: float) -> None:
-        self._pause_s = timeout_s / TICKS
-        self._writing: set[Reply] = set()
-        self.tick = 0
-
-    def begin(self, reply: "Reply") -> None:
-        self._writing.add(reply)
-
-    def end(self, reply: "Reply") -> None:
-        self._writing.discard(reply)
-
-    async def run(self) -> None:
-        """Until cancelled."""
-        while True:
-            await asyncio.sleep(self._pause_s)
-            self.tick += 1
-            for reply in [reply for reply in self._writing if self.tick - reply.writing_since > TICKS]:
-                reply.give_up()
 
 
 class Reply:
     """One answer to one client; at most one start. Its task is cancelled when the client leaves."""
 
-    def __init__(self, send: Send, identity: str, watch: Watch, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, send: Send, identity: str, loop: asyncio.AbstractEventLoop) -> None:
         self._send = send
         self._identity = identity.encode()
-        self._watch = watch
         self._loop = loop
         self._serving: asyncio.Task[Any] | None = None
         self._watcher: asyncio.Task[None] | None = None
         self.gone = False
         self.started = False
-        self.writing_since = 0
 
     async def start(self, status: int, headers: Headers) -> None:
         self.started = True
@@ -61,25 +33,11 @@ class Reply:
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def send(self, data: bytes, *, more: bool = True) -> None:
-        self.writing_since = self._watch.tick
-        self._watch.begin(self)
-        try:
-            await self._send({"type": "http.response.body", "body": data, "more_body": more})
-        finally:
-            self._watch.end(self)
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})
 
     async def json(self, value: Any, status: int = 200) -> None:
         data = msgspec.json.encode(value)
         await self.start(status, [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(data))])
-        await self.send(data, more=False)
-
-    async def error(self, error: ApiError) -> None:
-        """Into the answer, or into its stream if that has begun."""
-        data = error.body()
-        if self.started:
-            await self.send(b"data: " + data + b"\n\n", more=False)
-            return
-        await self.start(error.status, [*error.headers(), (b"content-length", b"%d" % len(data))])
         await self.send(data, more=False)
 
     async def until_gone(self, serving: Awaitable[None], receive: Receive) -> None:
@@ -104,10 +62,6 @@ class Reply:
     async def _watch_for_leaving(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
-        self.give_up()
-
-    def give_up(self) -> None:
-        """The client is gone, or as good as."""
         if self._serving and not self.gone:
             self.gone = True
             self._serving.cancel()

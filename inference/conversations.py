@@ -1,6 +1,9 @@
-"""Conversations in the database. What belongs to another user does not exist here."""
+"""Conversations in the database: one store for `/llm_request`, `/v1/responses` and the pages. What belongs to another
+user does not exist here. Decisions: docs/decisions/0007-conversations.md."""
 
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from itertools import pairwise
 
 from django.db import transaction
 from django.db.models import F
@@ -9,17 +12,32 @@ from accounts.models import User
 from inference.models import Conversation, ConversationCounter, Message
 from vllm_portal.errors import NotFound
 
+TITLE_CHARACTERS = 60
+BATCH = 200
+LATEST = (None, 0, -1)
+"""What a client may send as the number of its latest conversation."""
+
 
 def start(user: User, now: datetime, name: str = "") -> Conversation:
     """A new conversation with the user's next number, which nobody else gets, also of two that start at once."""
     with transaction.atomic():
-        ConversationCounter.objects.get_or_create(user=user)
-        ConversationCounter.objects.filter(user=user).update(last_number=F("last_number") + 1)
-        number = ConversationCounter.objects.values_list("last_number", flat=True).get(user=user)
-        return Conversation.objects.create(user=user, number=number, name=name, created_at=now, updated_at=now)
+        _take_turn(user)
+        return _start(user, now, name)
 
 
-def get(user: User, number: int) -> Conversation:
+def _take_turn(user: User) -> None:
+    """Holds the user's counter until the transaction ends: two that start a conversation do so one after the other."""
+    ConversationCounter.objects.get_or_create(user=user)
+    ConversationCounter.objects.filter(user=user).update(last_number=F("last_number"))
+
+
+def _start(user: User, now: datetime, name: str = "") -> Conversation:
+    ConversationCounter.objects.filter(user=user).update(last_number=F("last_number") + 1)
+    number = ConversationCounter.objects.values_list("last_number", flat=True).get(user=user)
+    return Conversation.objects.create(user=user, number=number, name=name, created_at=now, updated_at=now)
+
+
+def get(user: User, number: int | None) -> Conversation:
     """Raises NotFound."""
     conversation = Conversation.objects.filter(user=user, number=number).first()
     if conversation is None:
@@ -27,34 +45,89 @@ def get(user: User, number: int) -> Conversation:
     return conversation
 
 
-def latest(user: User, now: datetime) -> Conversation:
-    """The conversation of the user's latest turn; made if there is none."""
-    return Conversation.objects.filter(user=user).order_by("-updated_at", "-number").first() or start(user, now)
+def latest(user: User) -> Conversation:
+    """The conversation of the user's latest turn. Raises NotFound."""
+    conversation = _latest(user)
+    if conversation is None:
+        raise NotFound("You have no conversation yet.")
+    return conversation
+
+
+def _latest(user: User) -> Conversation | None:
+    return Conversation.objects.filter(user=user).order_by("-updated_at", "-number").first()
+
+
+def latest_or_new(user: User, now: datetime) -> Conversation:
+    """The conversation of the user's latest turn; made if there is none, once, also for two first prompts at once."""
+    if found := _latest(user):
+        return found
+    with transaction.atomic():
+        _take_turn(user)
+        return _latest(user) or _start(user, now)
 
 
 def find(user: User, number: int | None, now: datetime) -> Conversation:
-    """By number; None, 0 and -1 mean the latest. Raises NotFound."""
-    return latest(user, now) if number in (None, 0, -1) else get(user, number)
+    """By number; None, 0 and -1 mean the latest, made if there is none. Raises NotFound."""
+    return latest_or_new(user, now) if number in LATEST else get(user, number)
 
 
 def turns(conversation: Conversation) -> list[tuple[str, str]]:
-    """All (prompt, answer) pairs, oldest first."""
+    """All (prompt, answer) pairs, oldest first. A message without its counterpart, which an import may have brought, is
+    in no pair."""
     messages = list(conversation.messages.values_list("role", "content"))
     return [
         (prompt, answer)
-        for (first, prompt), (second, answer) in zip(messages[::2], messages[1::2], strict=False)
+        for (first, prompt), (second, answer) in pairwise(messages)
         if first == Message.Role.USER and second == Message.Role.ASSISTANT
     ]
 
 
-def add_turn(conversation: Conversation, prompt: str, answer: str, now: datetime) -> bool:
-    """Stores a turn as a whole, or, when the conversation was deleted meanwhile, not at all (False). The row's lock
-    keeps the two messages of a turn together when two turns end at once."""
+def add_turn(conversation: Conversation, prompt: str, answer: str, now: datetime) -> Message | None:
+    """Stores a turn as a whole and gives its answer; None: the conversation was deleted meanwhile, and nothing is
+    stored. The row's lock keeps the two messages of a turn together when two turns end at once."""
     with transaction.atomic():
-        if not Conversation.objects.select_for_update().filter(pk=conversation.pk).update(updated_at=now):
-            return False
-        Message.objects.bulk_create(
-            Message(conversation=conversation, role=role, content=content, created_at=now)
-            for role, content in ((Message.Role.USER, prompt), (Message.Role.ASSISTANT, answer))
-        )
-    return True
+        if not Conversation.objects.filter(pk=conversation.pk).update(updated_at=now):
+            return None
+        if not Message.objects.filter(conversation=conversation).exists():
+            Conversation.objects.filter(pk=conversation.pk, title="").update(title=title_of(prompt))
+        return append(conversation, [(Message.Role.USER, prompt), (Message.Role.ASSISTANT, answer)], now)[-1]
+
+
+def append(conversation: Conversation, messages: Sequence[tuple[str, str]], now: datetime) -> list[Message]:
+    """Rows for (role, text), in this order. The caller holds the conversation's row."""
+    return Message.objects.bulk_create(
+        # PostgreSQL has no text with a null character, and a model may generate one.
+        Message(conversation=conversation, role=role, content=text.replace("\x00", ""), created_at=now)
+        for role, text in messages
+    )
+
+
+def title_of(prompt: str) -> str:
+    """The first line that says something, cut at a word; "" for a prompt that says nothing."""
+    line = next((line for line in prompt.replace("\x00", "").splitlines() if line.strip()), "")
+    line = " ".join(line.split())
+    if len(line) <= TITLE_CHARACTERS:
+        return line
+    cut = line[:TITLE_CHARACTERS]  # with its last character the place of the "…"
+    words = cut.rpartition(" ")[0]
+    return (words if words else cut[:-1]) + "…"
+
+
+def rename(conversation: Conversation, name: str) -> None:
+    """The user's own name for it; "" brings the title back. It does not become the latest by that."""
+    Conversation.objects.filter(pk=conversation.pk).update(name=name)
+    conversation.name = name
+
+
+def delete_older_than(days: int, now: datetime) -> int:
+    """Deletes the conversations whose latest turn is older, of all users, and says how many. In batches, so that nobody
+    waits long for the database; one that gets a turn at this moment stays."""
+    before, deleted = now - timedelta(days=days), 0
+    while True:
+        with transaction.atomic():
+            old = Conversation.objects.select_for_update(skip_locked=True).filter(updated_at__lt=before)
+            batch = list(old.order_by("pk").values_list("pk", flat=True)[:BATCH])
+            Conversation.objects.filter(pk__in=batch).delete()
+        deleted += len(batch)
+        if len(batch) < BATCH:
+            return deleted

@@ -2,6 +2,7 @@
 
 ApiError
 ├── InvalidRequest       400 / 404 / 405 / 413 / 415: the caller must change the request
+│   ├── WrongMethod      405
 │   └── ModelNotFound    404
 ├── InvalidKey           401
 ├── LimitReached         429, insufficient_quota: the limit is used up; an admin can raise it
@@ -27,6 +28,7 @@ class ApiError(Exception):
         *,
         status: int | None = None,
         code: str | None = None,
+        type: str | None = None,
         param: str | None = None,
         retry_after_s: float | None = None,
     ) -> None:
@@ -38,10 +40,14 @@ class ApiError(Exception):
             self.status = status
         if code is not None:
             self.code = code
+        if type is not None:
+            self.type = type
+
+    def fields(self) -> dict[str, str | None]:
+        return {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
 
     def body(self) -> bytes:
-        error = {"message": self.message, "type": self.type, "param": self.param, "code": self.code}
-        return _encode({"error": error})
+        return _encode({"error": self.fields()})
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         headers = [(b"content-type", b"application/json")]
@@ -54,6 +60,17 @@ class ApiError(Exception):
 
 class InvalidRequest(ApiError):
     status, type, code = 400, "invalid_request_error", "invalid_request"
+
+
+class WrongMethod(InvalidRequest):
+    status, code = 405, "method_not_allowed"
+
+    def __init__(self, method: str, allowed: str) -> None:
+        super().__init__(f"{method} is not allowed here; use {allowed}.")
+        self.allowed = allowed
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        return [*super().headers(), (b"allow", self.allowed.encode())]
 
 
 class ModelNotFound(InvalidRequest):
@@ -72,6 +89,11 @@ class TryLater(ApiError):
     status, type, code = 429, "rate_limit_error", "rate_limit_exceeded"
 
 
+def restarting() -> TryLater:
+    """For what the portal's stop cuts off."""
+    return TryLater("The portal is restarting; send this again.", status=503, code="unavailable", retry_after_s=5)
+
+
 class EngineError(ApiError):
     status, type, code = 502, "server_error", "engine_error"
 
@@ -80,6 +102,7 @@ class _EngineErrorBody(msgspec.Struct):
     """vLLM's `error`: an object, but for a 401, where it is a string."""
 
     message: str = ""
+    type: str | None = None
     param: str | None = None
 
 
@@ -92,8 +115,8 @@ _decode = msgspec.json.Decoder(_EngineAnswer).decode
 
 
 def from_engine(status: int, body: bytes) -> ApiError:
-    """vLLM's error answer as ours: its message, a string code. What betrays the inside of the portal (the engine
-    refusing the portal's own key, a path it does not have) is said in the portal's words."""
+    """vLLM's error answer as ours: its message, type and param, a string code. What betrays the inside of the
+    portal (the engine refusing the portal's own key, a path it does not have) is said in the portal's words."""
     try:
         answer = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -106,9 +129,22 @@ def from_engine(status: int, body: bytes) -> ApiError:
                 "The engine of this model does not offer this endpoint.", status=404, code="not_found"
             )
         return EngineError(answer.detail or "The engine answered with an error.")
-    message, param = answer.error.message, answer.error.param
+    found = answer.error
+    said = {"type": found.type, "param": found.param}
     if status >= 500:
-        return EngineError(message or "The engine failed.", param=param)
-    if "maximum context length" in message or "max_model_len" in message:
-        return InvalidRequest(message, status=status, code="context_length_exceeded", param=param)
-    return InvalidRequest(message, status=status, param=param, code="model_not_found" if status == 404 else None)
+        return EngineError(found.message or "The engine failed.", **said)
+    if "maximum context length" in found.message or "max_model_len" in found.message:
+        return InvalidRequest(found.message, status=status, code="context_length_exceeded", **said)
+    return InvalidRequest(found.message, status=status, code="model_not_found" if status == 404 else None, **said)
+
+
+def with_string_code(data: bytes) -> bytes:
+    """vLLM's error object of a stream: the same with a string code. What is no such object stays."""
+    try:
+        answer = _decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return data
+    if not isinstance(answer.error, _EngineErrorBody):
+        return data
+    found = answer.error
+    return EngineError(found.message or "The engine failed.", type=found.type, param=found.param).body()

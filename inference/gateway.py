@@ -15,15 +15,17 @@ import redis
 import redis.asyncio
 from django.db import DatabaseError, close_old_connections
 
+from accounts import quotas
 from inference import usage
 from inference.admission import Admission
 from inference.callers import Callers, caller_of
-from inference.client import Watch
-from inference.errors import InvalidKey, ModelNotFound, TryLater
+from inference.errors import ModelNotFound, TryLater
 from inference.ledger_link import LedgerAway, LedgerLink
+from inference.limits import Revoked
 from inference.relay import Relay
 from inference.routing import Caller, Route, Routes, read_routes
 from inference.upstream import Pool, Timeouts
+from inference.watch import Watch
 from vllm_portal.changes import CHANNEL
 from vllm_portal.config import get_config
 
@@ -35,6 +37,7 @@ READINGS_S = 0.1
 TICK_S = 1.0
 REAP_S = 5.0
 DRAIN_S = 8.0
+IDLE_S = 75.0  # a client's connection without a request
 
 _gateways: "WeakKeyDictionary[asyncio.AbstractEventLoop, Gateway]" = WeakKeyDictionary()
 
@@ -55,11 +58,18 @@ async def gateway() -> "Gateway":
     return found
 
 
+def running_gateway(loop: asyncio.AbstractEventLoop) -> "Gateway | None":
+    """The gateway of `loop` if it has been started."""
+    found = _gateways.get(loop)
+    return found if found is not None and found.started.is_set() else None
+
+
 class Gateway:
     def __init__(self) -> None:
         config = get_config()
         self.loop = asyncio.get_running_loop()
-        self.watch = Watch(config.write_timeout_seconds)
+        self.watch = Watch(config.write_timeout_seconds, IDLE_S)
+        self.max_body_bytes = config.max_body_bytes
         self._link = LedgerLink(config.redis)
         self._database = ThreadPoolExecutor(1, "data-plane-db")
         self._clocks: list[asyncio.Task[None]] = []
@@ -72,9 +82,15 @@ class Gateway:
         self.routes = Routes()
         self._routes_read = 0.0
         self._next_reading: asyncio.Future[None] | None = None
-        self._loading: dict[int, asyncio.Future[bool]] = {}
+        self._loading: dict[str, asyncio.Future[bool]] = {}
         self.callers = Callers(self._fetch_caller)
-        self.admission = Admission(self._link, self._load_user, config.reservation_lease_seconds)
+        self.admission = Admission(
+            self._link,
+            self._load_counters,
+            config.reservation_lease_seconds,
+            config.limit_wait_seconds,
+            config.limit_waiting_requests,
+        )
         self.started = asyncio.Event()
         self.relay: Relay
 
@@ -97,6 +113,7 @@ class Gateway:
 
     async def stop(self) -> None:
         """Waits for what is open, writes what is settled, and closes. What cannot be written stays in Redis."""
+        self.relay.break_off()
         if not await self.admission.drain(DRAIN_S):
             logger.warning("%d requests were still open at the end", self.admission.open_requests)
         for clock in self._clocks:
@@ -156,24 +173,28 @@ class Gateway:
             logger.error("cannot look a caller up: %s", error)
             raise TryLater("The portal cannot check who you are now.", status=503, code="unavailable") from None
 
-    async def _load_user(self, user_id: int) -> None:
+    async def _load_counters(self, subject: str) -> None:
         """Many requests of one user may find nothing loaded at once; one of them loads. Raises InvalidKey, TryLater."""
-        loading = self._loading.get(user_id)
+        loading = self._loading.get(subject)
         if loading is None:
-            loading = self._loading[user_id] = asyncio.ensure_future(self.in_database(usage.load, user_id))
-            loading.add_done_callback(lambda _: self._loading.pop(user_id, None))
+            loading = self._loading[subject] = asyncio.ensure_future(self.in_database(usage.load, subject))
+            loading.add_done_callback(lambda _: self._loading.pop(subject, None))
         try:
             exists = await asyncio.shield(loading)
         except (DatabaseError, redis.RedisError) as error:
-            logger.error("cannot load the counters of user %d: %s", user_id, error)
+            logger.error("cannot load the counters of %s: %s", subject, error)
             raise TryLater(
                 "The portal cannot check your limits now.", status=503, code="limits_unavailable", retry_after_s=2
             ) from None
         if not exists:
-            raise InvalidKey("This access token no longer counts; get a new one from POST /token.")
+            raise Revoked
 
     async def _flush_late(self) -> None:
         """The worker writes the records. If it does not, this process does, at the cost of its own speed."""
+        if users := self.admission.recount():
+            await self._flush()
+            for user_id in users:
+                await self.in_database(quotas.drop, user_id)
         await self._flush(get_config().usage_backlog_seconds)
 
     async def _flush(self, older_than_s: float = 0) -> None:

@@ -46,6 +46,9 @@ class LedgerLink(asyncio.Protocol):
         self._reconnecting: asyncio.Task[None] | None = None
         self._ended = asyncio.Event()
         self._closed = False
+        self._was_ready = False
+        self.on_return: Callable[[], None] = _nothing
+        """Called when the connection is there again after it broke. What was written last may be lost."""
 
     async def open(self) -> None:
         """Connects. Raises LedgerAway; further attempts are then made in the background."""
@@ -134,11 +137,18 @@ class LedgerLink(asyncio.Protocol):
                     logger.error("the live ledger's Redis refuses the portal: %s", answer)
                     self._transport and self._transport.abort()
                     return
+                if not self._setup_answers:
+                    self._ready()
             else:
                 self._landed(answer)
         if self._callbacks and not self._armed and not self._flight and not self._setup_answers:
             self._armed = True
             self._loop.call_soon(self._flush)
+
+    def _ready(self) -> None:
+        if self._was_ready:
+            self.on_return()
+        self._was_ready = True
 
     def _landed(self, answer: Any) -> None:
         if self._watchdog:
@@ -152,7 +162,10 @@ class LedgerLink(asyncio.Protocol):
                 callback(LedgerAway("refused"))
             return
         for callback, one in zip(flight, answer, strict=True):
-            callback(one)
+            try:
+                callback(one)
+            except Exception:  # one request's fault must not take the others' answers
+                logger.exception("a callback of the live ledger failed")
 
     def _too_slow(self) -> None:
         logger.error("the live ledger did not answer within %.1f s", self._timeout_s)
@@ -194,6 +207,10 @@ class LedgerLink(asyncio.Protocol):
         if self._transport:
             self._transport.close()
             await self._ended.wait()
+
+
+def _nothing() -> None:
+    return None
 
 
 def _command(*parts: bytes) -> bytes:

@@ -7,14 +7,19 @@ from django.db import models
 
 
 class Conversation(models.Model):
-    """A user's conversation. `number` is 1, 2, 3 … per user and never reused; `conversation_id` is unique for all."""
+    """A user's conversation. `number` is 1, 2, 3 … per user and never reused; `conversation_id` is unique for all.
+
+    `name` is the user's own; `title` is made from the first prompt and shown to the user where there is no name. Admins
+    may see names, but a title is content. `updated_at` is the time of the latest turn, not of the latest renaming.
+    """
 
     user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="conversations")
     number = models.PositiveIntegerField()
     conversation_id = models.UUIDField(unique=True, default=uuid.uuid4, editable=False)
     name = models.CharField(max_length=200, blank=True)
+    title = models.CharField(max_length=60, blank=True, default="", editable=False)
     created_at = models.DateTimeField()
-    updated_at = models.DateTimeField()
+    updated_at = models.DateTimeField(db_index=True)
 
     class Meta:
         ordering = ["user", "number"]
@@ -22,6 +27,11 @@ class Conversation(models.Model):
 
     def __str__(self) -> str:
         return self.name or f"Conversation {self.number}"
+
+    @property
+    def shown_name(self) -> str:
+        """For its user alone."""
+        return self.name or self.title
 
 
 class ConversationCounter(models.Model):
@@ -56,6 +66,29 @@ class Message(models.Model):
 
     def __str__(self) -> str:
         return f"{self.role} message"
+
+
+class StoredResponse(models.Model):
+    """What `/v1/responses` needs beyond the text of one of its turns, to go on from it later.
+
+    `items` is a JSON list of what went in and what came out, as a later request sends it again. `body` is the response
+    object as the client got it. Both are JSON in text columns: PostgreSQL's own JSON cannot hold all that JSON can.
+    A branch has copies of the turns before it, which nobody can name: their `response_id` is None, their `body` "".
+    """
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="responses")
+    response_id = models.CharField(max_length=100, null=True)  # noqa: DJ001 (None: has no id; any number of them)
+    conversation = models.ForeignKey(Conversation, on_delete=models.CASCADE, related_name="responses")
+    answer = models.OneToOneField(Message, on_delete=models.CASCADE, related_name="response")
+    items = models.TextField()
+    body = models.TextField(blank=True)
+    created_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["user", "response_id"], name="response_id_per_user")]
+
+    def __str__(self) -> str:
+        return self.response_id or "copy of a response"
 
 
 class UsageRecord(models.Model):

@@ -1,25 +1,32 @@
 """The data plane's front: a small ASGI application for the inference paths; all others go to `fallback` (Django).
 
-    /v1/models, /v1/models/<name>, /v1/chat/completions, /v1/completions, /v1/embeddings
-    /chat/completions                       the same as /v1/chat/completions
-    /engines/<id>/v1/…                      the same, addressed to one engine
+    /v1/…, /v2/rerank                       what the engine offers (`inference.endpoints`), and /v1/models
+    /chat/completions, /tokenize, /rerank … the same without /v1, as clients of other servers ask for them
+    /v1/responses/<id>                      what the portal keeps of them (`inference.responses_memory`)
+    /engines/<id>/…                         the same, addressed to one engine
 
 Each with and without a trailing slash. No middleware, no ORM, no session: who calls, what they may spend and where it
 goes is in memory or one round trip to Redis.
 """
 
+import asyncio
 import gc
 import logging
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from inference.body import Kind, parse
+import msgspec
+
+from inference import responses_memory
 from inference.call import Call
 from inference.client import Receive, Reply, Send
-from inference.errors import ApiError, InvalidRequest, ModelNotFound
+from inference.endpoints import CHAT, ENDPOINTS, MESSAGES, RESPONSES, Endpoint
+from inference.errors import ApiError, InvalidRequest, ModelNotFound, WrongMethod, restarting
 from inference.gateway import Gateway, gateway
-from inference.routing import Route
+from inference.limits import Revoked
+from inference.model_list import listed, models_of
+from inference.routing import Caller
 from vllm_portal.config import get_config
 from vllm_portal.log import accepted_id, request_id
 
@@ -28,12 +35,16 @@ logger = logging.getLogger(__name__)
 Scope = MutableMapping[str, Any]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-KINDS = {
-    "/v1/chat/completions": Kind.CHAT,
-    "/v1/completions": Kind.COMPLETION,
-    "/v1/embeddings": Kind.EMBEDDING,
+_ENGINE = re.compile(r"/engines/([0-9a-f-]{36})(/.+)\Z")
+_MODELS = "/v1/models"
+_RESPONSES = "/v1/responses/"
+# An engine offers some of its endpoints with /v1 and some without; here it does not matter.
+_PATHS = {path.removeprefix("/v1"): path for path in [_MODELS, *ENDPOINTS]} | {
+    "/v1" + path.removeprefix("/v1"): path for path in [_MODELS, *ENDPOINTS] if not path.startswith("/v2")
 }
-_ENGINE = re.compile(r"/engines/([0-9a-f-]{36})(?:/v1)?(/.+)\Z")
+_PATHS |= {path: path for path in ENDPOINTS}
+# The URL of an engine as /vllm_request/start gives it. Clients take it for a base_url and add a path.
+_GIVEN = "/v1/completions/"
 
 
 class ClientGone(Exception):
@@ -51,17 +62,15 @@ class DataPlane:
             await self._lifespan(receive, send)
             return
         path: str = scope["path"]
-        if scope["type"] != "http" or not path.startswith(("/v1/", "/chat/completions", "/engines/")):
+        ours = path.startswith(("/v1", "/engines/", "/responses/")) or path.rstrip("/") in _PATHS
+        if scope["type"] != "http" or not ours:
             await self._django(scope, receive, send)
             return
-        path = path.rstrip("/")
         engine_id = None
         if path.startswith("/engines/"):
             found = _ENGINE.match(path)
-            engine_id, path = (found[1], "/v1" + found[2]) if found else ("", path)
-        elif path == "/chat/completions":
-            path = "/v1/chat/completions"
-        await self._answer(scope, receive, send, path, engine_id)
+            engine_id, path = (found[1], found[2]) if found else ("", path)
+        await self._answer(scope, receive, send, _canonical(path), engine_id)
 
     async def _django(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Django reads a body whole before it looks at it; here it is cut off at the largest size, by bytes counted."""
@@ -102,16 +111,24 @@ class DataPlane:
         identity = accepted_id(headers.get(b"x-request-id", b"").decode("ascii", "replace"))
         token = request_id.set(identity)
         plane = self._plane or await gateway()
-        reply = Reply(send, identity, plane.watch, plane.loop)
+        reply = Reply(send, identity, plane.loop)
+        endpoint = ENDPOINTS.get(path)
+        # Who speaks Anthropic's language is answered in it, whatever the path.
+        speaker = endpoint or (MESSAGES if b"anthropic-version" in headers else CHAT)
         try:
-            await self._dispatch(plane, scope["method"], path, engine_id, headers, receive, reply, identity)
+            await self._dispatch(plane, scope["method"], path, endpoint, engine_id, headers, receive, reply, identity)
         except ApiError as error:
-            await reply.error(error)
+            await _refuse(reply, speaker, error)
         except ClientGone:
             return
+        except asyncio.CancelledError:
+            if not reply.gone:  # the portal stops, and this had its time
+                await _refuse(reply, speaker, restarting())
+            raise
         except Exception:
             logger.exception("a request failed in the portal itself")
-            await reply.error(ApiError("The portal failed; its operator finds the cause in the log."))
+            error = ApiError("The portal failed; its operator finds the cause in the log.")
+            await _refuse(reply, speaker, error)
         finally:
             request_id.reset(token)
 
@@ -120,44 +137,72 @@ class DataPlane:
         plane: Gateway,
         method: str,
         path: str,
+        endpoint: Endpoint | None,
         engine_id: str | None,
         headers: dict[bytes, bytes],
         receive: Receive,
         reply: Reply,
         identity: str,
     ) -> None:
-        caller = await plane.callers.identify(headers.get(b"authorization", b""))
-        kind = KINDS.get(path)
-        if kind is None:
-            await self._models(method, path, engine_id, headers, plane, reply)
+        authorization = _authorization(headers)
+        caller = await plane.callers.identify(authorization)
+        if endpoint is None and path.startswith(_RESPONSES):
+            caller = _allowed(await plane.callers.identify_anew(authorization))  # as in _models
+            about = path.removeprefix(_RESPONSES)
+            await reply.json(msgspec.Raw(await responses_memory.answer_about(plane, caller, method, about)))
+            return
+        if endpoint is None:
+            await self._models(method, path, engine_id, authorization, b"anthropic-version" in headers, plane, reply)
             return
         if method != "POST":
-            raise InvalidRequest(f"{method} is not allowed here; use POST.", status=405, code="method_not_allowed")
-        body = parse(await self._read(headers, receive), kind)
+            raise WrongMethod(method, "POST")
+        data = await self._read(headers, receive)
+        try:
+            await self._serve(plane, _allowed(caller), endpoint, engine_id, data, receive, reply, identity)
+        except Revoked:
+            fresh = await plane.callers.identify_anew(authorization)
+            if fresh == caller:
+                raise
+            # What was known of the caller was old: a key that was changed, not revoked.
+            await self._serve(plane, _allowed(fresh), endpoint, engine_id, data, receive, reply, identity)
+
+    async def _serve(
+        self,
+        plane: Gateway,
+        caller: Caller,
+        endpoint: Endpoint,
+        engine_id: str | None,
+        data: bytes,
+        receive: Receive,
+        reply: Reply,
+        identity: str,
+    ) -> None:
+        body = endpoint.parse(data)
         route = await plane.find(caller, engine_id, body.model)
-        call = Call(caller, route, path, kind, body, identity)
-        await reply.until_gone(plane.relay.serve(call, reply), receive)
+        call = Call(caller, route, endpoint, body, identity)
+        serve = responses_memory.serve(plane, call, reply) if endpoint is RESPONSES else plane.relay.serve(call, reply)
+        await reply.until_gone(serve, receive)
 
     async def _models(
         self,
         method: str,
         path: str,
         engine_id: str | None,
-        headers: dict[bytes, bytes],
+        authorization: bytes,
+        anthropic: bool,
         plane: Gateway,
         reply: Reply,
     ) -> None:
-        if path != "/v1/models" and not path.startswith("/v1/models/"):
+        if path != _MODELS and not path.startswith("/v1/models/"):
             raise InvalidRequest("There is no such endpoint; /api/docs/ lists them.", status=404, code="not_found")
         if method not in ("GET", "HEAD"):
-            raise InvalidRequest(f"{method} is not allowed here; use GET.", status=405, code="method_not_allowed")
+            raise WrongMethod(method, "GET, HEAD")
         # Nothing is admitted here that would check whether the token still counts, so the database is asked.
-        plane.callers.forget_one(headers[b"authorization"])
-        caller = await plane.callers.identify(headers[b"authorization"])
+        caller = await plane.callers.identify_anew(authorization)
         routes = plane.routes.usable_by(caller) if engine_id is None else [plane.routes.engine(caller, engine_id)]
-        models = _describe(routes)
-        if path == "/v1/models":
-            await reply.json({"object": "list", "data": list(models.values())})
+        models = models_of(routes, anthropic)
+        if path == _MODELS:
+            await reply.json(listed(models, anthropic))
             return
         name = path.removeprefix("/v1/models/")
         if name not in models:
@@ -203,20 +248,34 @@ def _declared_length(headers: dict[bytes, bytes]) -> int:
     return int(declared) if declared.isdigit() else 0
 
 
-def _describe(routes: list[Route]) -> dict[str, dict[str, Any]]:
-    """OpenAI's model objects by name; engines of one model are one entry that names them."""
-    models: dict[str, dict[str, Any]] = {}
-    for route in sorted(routes, key=lambda route: (route.created, route.name)):
-        entry = models.setdefault(
-            route.model,
-            {
-                "id": route.model,
-                "object": "model",
-                "created": route.created,
-                "owned_by": "vllm-portal",
-                "max_model_len": route.max_model_len,
-                "engines": [],
-            },
-        )
-        entry["engines"].append(route.name)
-    return models
+def _canonical(path: str) -> str:
+    """The path at the engine; of an unknown one, itself without its trailing slash."""
+    path = path.rstrip("/")
+    if path.startswith(_GIVEN) and path not in _PATHS:
+        path = path.removeprefix(_GIVEN.rstrip("/"))
+    return _PATHS.get(path) or ("/v1" + path if path.startswith(("/models/", "/responses/")) else path)
+
+
+def _authorization(headers: dict[bytes, bytes]) -> bytes:
+    """The Authorization header's value, or what it would be: Anthropic's clients send their key as x-api-key."""
+    key = headers.get(b"x-api-key")
+    given = headers.get(b"authorization", b"")
+    return b"Bearer " + key if key and not given else given
+
+
+def _allowed(caller: Caller) -> Caller:
+    """Raises InvalidRequest for a key that is not for engines."""
+    if not caller.may_infer:
+        message = "This API key lacks the scope inference: it may not call engines."
+        raise InvalidRequest(message, status=403, code="insufficient_permissions")
+    return caller
+
+
+async def _refuse(reply: Reply, endpoint: Endpoint, error: ApiError) -> None:
+    """In the client's dialect, into the answer, or into its stream if that has begun."""
+    if reply.started:
+        await reply.send(endpoint.error_event(error), more=False)
+        return
+    data = endpoint.error(error)
+    await reply.start(error.status, [*error.headers(), (b"content-length", b"%d" % len(data))])
+    await reply.send(data, more=False)

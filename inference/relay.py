@@ -1,37 +1,32 @@
-"""One request on its way: reserve, forward, pass the answer on, settle.
-
-Whatever ends it (the answer's end, the engine's failure, the client's leaving, which is a cancellation here), the
-reservation is settled once and the engine's connection released, which makes vLLM stop working on it.
-"""
+"""What the requests of one event loop share: the way to the engines and the way to the ledger."""
 
 import asyncio
+import contextlib
 import logging
-from functools import partial
+from collections import deque
 from typing import Protocol
 
 import msgspec
 
-from inference.admission import Admission, PromptTooLarge, Reservation
-from inference.body import Kind, prompt_bound
-from inference.call import Call, prepare
-from inference.errors import ApiError, EngineError, LimitReached, TryLater, from_engine
+from inference.admission import Admission
+from inference.asking import Reservation
+from inference.call import Call
+from inference.engine_errors import engine_error
+from inference.errors import ApiError, EngineError, LimitReached, from_engine
+from inference.exchange import Exchange
 from inference.routing import Route
-from inference.sse import BadStream, Filter, Usage, answer_usage
-from inference.upstream import CannotConnect, Connection, Pool, TimedOut, Timeouts, UpstreamError
+from inference.sse import Usage
+from inference.upstream import Headers, Line, Pool, Taker, Timeouts, UpstreamError
 
 logger = logging.getLogger(__name__)
 
-MAX_ERROR_BYTES = 2**20
-MAX_ANSWER_BYTES = 256 * 2**20
-MAX_COUNTED_PROMPTS = 64
-_JSON = b"application/json"
-
-Headers = list[tuple[bytes, bytes]]
+MAX_COUNT_BYTES = 64 * 2**20  # vLLM's /tokenize lists every token
+HIGH_WATER = 64 * 1024
 
 
-class Client(Protocol):
-    """Where the answer goes. Each call returns when the client has taken (most of) what it was given. A client that
-    leaves, or takes nothing for too long, cancels the task that serves it."""
+class AsyncClient(Protocol):
+    """Where an answer goes that a coroutine waits for. Each call returns when the client has taken (most of) what it
+    was given. A client that leaves cancels the task that serves it."""
 
     async def start(self, status: int, headers: Headers) -> None: ...
 
@@ -39,132 +34,35 @@ class Client(Protocol):
 
 
 class Relay:
-    """Forwards requests for one event loop."""
-
     def __init__(self, admission: Admission, pool: Pool, timeouts: Timeouts) -> None:
-        self._admission = admission
+        self.admission = admission
+        self.loop = pool.loop
         self._pool = pool
         self._timeouts = timeouts
-        self._loop = pool.loop
         self._background: set[asyncio.Task[None]] = set()
+        self.running: set[Exchange] = set()
 
-    async def serve(self, call: Call, client: Client) -> None:
+    def break_off(self) -> None:
+        """The portal stops, and what still runs had its time: clients are told, and what was counted is charged."""
+        for exchange in list(self.running):
+            exchange.break_off()
+
+    async def serve(self, call: Call, client: AsyncClient) -> None:
         """Raises ApiError when nothing has been sent to the client yet; later errors go into the stream."""
-        reservation = await self._reserve(call)
-        prepare(call, reservation.generated_tokens)
-        call.route.in_flight += 1
-        connection: Connection | None = None
+        pipe = Pipe(self.loop)
+        exchange = pipe.exchange = Exchange(self, call, pipe)
+        exchange.begin()
         try:
-            connection = await self._post(call.route, call.path, call.body.encode(), call.request_id)
-            status = await connection.head()
-            if status != 200:
-                raise from_engine(status, await connection.read(MAX_ERROR_BYTES))
-            if call.body.stream and connection.header(b"content-type").startswith(b"text/event-stream"):
-                await self._stream(call, reservation, connection, client)
-            else:
-                await self._whole(call, reservation, connection, client)
-        except asyncio.CancelledError:
-            self._settle_abandoned(call, reservation)
-            raise
-        except ApiError as error:
-            refused = error.status < 500
-            self._settle(reservation, outcome="refused" if refused else "failed", exact=refused)
-            raise
-        except UpstreamError as error:
-            self._settle(reservation, outcome="failed", exact=False)
-            raise _engine_error(error) from None
+            status, headers = await pipe.head()
+            await client.start(status, headers)
+            more = True
+            while more:
+                data, more = await pipe.next()
+                await client.send(data, more=more)
         finally:
-            call.route.in_flight -= 1
-            if connection:
-                connection.release()
+            exchange.abandon()  # of what has ended, nothing
 
-    # Reserving
-
-    async def _reserve(self, call: Call) -> Reservation:
-        bound = prompt_bound(call.body, call.route.max_model_len)
-        try:
-            return await self._hold(call, bound)
-        except PromptTooLarge as refusal:
-            # The bound is several times the real size of most prompts; this near the limit the engine counts.
-            if refusal.left <= 0 or not call.body.text_only:
-                raise
-            exact = await self.count_prompt(call)
-            if exact > refusal.left:
-                raise LimitReached(
-                    f"The prompt has {exact} tokens, and {refusal.left} prompt tokens are left of your limit. "
-                    "An admin can raise it."
-                ) from None
-            try:
-                return await self._hold(call, exact)
-            except PromptTooLarge:
-                raise TryLater("Your other requests hold the rest of your prompt tokens.", retry_after_s=1) from None
-
-    async def _hold(self, call: Call, prompt_tokens: int) -> Reservation:
-        body, route = call.body, call.route
-        wanted = 0
-        if call.kind is not Kind.EMBEDDING:
-            each = route.max_model_len if body.max_tokens is None else min(body.max_tokens, route.max_model_len)
-            wanted = each * body.choices
-        return await self._admission.reserve(
-            user_id=call.caller.user_id,
-            token_version=call.caller.token_version,
-            prompt_tokens=prompt_tokens,
-            generated_tokens=wanted,
-            step=body.choices,
-            meta={
-                "engine_id": route.engine_id,
-                "model": route.model,
-                "path": call.path,
-                "streamed": body.stream,
-                "started_ms": self._admission.now_ms(),
-            },
-        )
-
-    async def count_prompt(self, call: Call) -> int:
-        """The prompt's tokens, counted by the engine's own tokenizer and template. Raises ApiError."""
-        fields = call.body.fields
-        if call.kind is Kind.CHAT:
-            names = ("model", "messages", "tools", "chat_template_kwargs", "add_generation_prompt")
-            return await self.tokenize(call.route, {name: fields[name] for name in names if name in fields})
-        text = fields.get("prompt" if call.kind is Kind.COMPLETION else "input", msgspec.Raw(b'""'))
-        texts = msgspec.json.decode(text, type=list[msgspec.Raw]) if call.body.prompts > 1 else [text]
-        total = 0
-        for one in texts[:MAX_COUNTED_PROMPTS]:
-            raw = bytes(one).strip()
-            if raw.startswith(b"["):
-                inner = msgspec.json.decode(raw, type=list[msgspec.Raw])
-                if inner and bytes(inner[0])[:1] == b'"':
-                    raw = bytes(inner[0])
-                else:
-                    total += len(inner)  # token ids
-                    continue
-            total += await self.tokenize(call.route, {"model": call.route.model, "prompt": msgspec.Raw(raw)})
-        if len(texts) > MAX_COUNTED_PROMPTS:
-            raise LimitReached("This many prompts do not fit what may be left of your limit; send fewer at once.")
-        return total
-
-    async def tokenize(self, route: Route, request: dict[str, object]) -> int:
-        """How many tokens the engine makes of `prompt` or `messages`. Raises ApiError."""
-        connection: Connection | None = None
-        try:
-            connection = await self._post(route, "/tokenize", msgspec.json.encode(request), "-")
-            status = await connection.head()
-            data = await connection.read(MAX_ANSWER_BYTES)
-        except UpstreamError as error:
-            raise _engine_error(error) from None
-        finally:
-            if connection:
-                connection.release()
-        if status != 200:
-            raise from_engine(status, data)
-        try:
-            return msgspec.json.decode(data, type=_Tokenized).count
-        except msgspec.DecodeError:
-            raise EngineError("The engine's token count cannot be read.") from None
-
-    # Forwarding
-
-    async def _post(self, route: Route, path: str, body: bytes, request_id: str) -> Connection:
+    def post(self, route: Route, path: str, body: bytes, request_id: str, taker: Taker) -> Line:
         """Nothing of the client's own headers goes on but its request id, which has been checked."""
         head = route.heads.get(path)
         if head is None:
@@ -172,92 +70,46 @@ class Relay:
                 b"POST %b HTTP/1.1\r\nhost: engine\r\ncontent-type: application/json\r\nauthorization: %b\r\n"
                 % (path.encode(), route.authorization)
             )
-        head += b"x-request-id: %b\r\n" % request_id.encode()
-        return await self._pool.post(route.address, head, body, self._timeouts)
+        head = b"%bx-request-id: %b\r\n" % (head, request_id.encode())
+        return self._pool.post(route.address, head, body, self._timeouts, taker)
 
-    async def _whole(self, call: Call, reservation: Reservation, connection: Connection, client: Client) -> None:
-        data = await connection.read(MAX_ANSWER_BYTES)
-        usage = answer_usage(data)
-        if usage is None and connection.header(b"content-type")[:16] != _JSON:
-            raise EngineError("The engine's answer is not JSON.")
-        self._learn_speed(call.route, usage, reservation)
-        self._settle(reservation, usage=usage, outcome="completed", exact=usage is not None)
-        headers = [(b"content-type", _JSON), (b"content-length", b"%d" % len(data))]
-        await client.start(200, headers)
-        await client.send(data, more=False)
+    async def count_prompt(self, call: Call) -> int:
+        """The prompt's tokens, counted by the engine's own tokenizer and template. Raises ApiError."""
+        requests = call.endpoint.token_counts(call.body, call.route)
+        if requests is None:
+            raise LimitReached("This prompt's size cannot be told beforehand, and little is left of your limit.")
+        total = 0
+        for request in requests:
+            if isinstance(request, int):
+                total += request
+            else:
+                total += await self._count(call.route, call.endpoint.count_path, request, call.endpoint.count_field)
+        return total
 
-    async def _stream(self, call: Call, reservation: Reservation, connection: Connection, client: Client) -> None:
-        body = call.body
-        stream = Filter(
-            keep_usage=body.keep_usage,
-            keep_continuous=body.keep_continuous,
-            choices=body.choices,
-            choices_per_prompt=body.choices_per_prompt,
-        )
-        first_token_ms: int | None = None
-        reservation.seen = partial(_counts, stream, reservation.generated_tokens)
-        await client.start(
-            200, [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
-        )
+    async def tokenize(self, route: Route, request: dict[str, object]) -> int:
+        """How many tokens the engine makes of `prompt` or `messages`. Raises ApiError."""
+        return await self._count(route, "/tokenize", request, "count")
+
+    async def _count(self, route: Route, path: str, request: dict[str, object], field: str) -> int:
+        answer = Answer(self.loop)
+        line = self.post(route, path, msgspec.json.encode(request), "-", answer)
         try:
-            while data := await connection.next():
-                data = stream.feed(data)
-                if first_token_ms is None:
-                    first_token_ms = int((self._loop.time() - reservation.started) * 1000)
-                if stream.done:
-                    self._settle_stream(reservation, stream, first_token_ms)
-                if data:
-                    await client.send(data)
-            if not stream.done:
-                raise UpstreamErrorInStream("The engine broke off its answer.")
-        except (UpstreamError, BadStream) as error:
-            self._settle_stream(reservation, stream, first_token_ms)
-            failure = EngineError(str(error)) if isinstance(error, BadStream) else _engine_error(error)
-            logger.warning("engine %s failed in mid-stream: %s", call.route.name, error)
-            await client.send(b"data: " + failure.body() + b"\n\n", more=False)
-            return
-        await client.send(stream.finish(), more=False)
+            status, data = await answer.whole()
+        except UpstreamError as error:
+            raise engine_error(error) from None
+        finally:
+            if not answer.ended:
+                line.abandon()
+        if status != 200:
+            raise from_engine(status, data)
+        try:
+            return int(msgspec.json.decode(data, type=dict)[field])
+        except (msgspec.DecodeError, KeyError, TypeError, ValueError):
+            raise EngineError("The engine's token count cannot be read.") from None
 
     # Settling
 
-    def _settle_stream(self, reservation: Reservation, stream: Filter, first_token_ms: int | None) -> None:
-        whole = stream.done and not stream.failed
-        usage = _usage(stream)
-        if usage is None and not whole:
-            usage = Usage()
-        self._settle(
-            reservation,
-            usage=usage,
-            outcome="completed" if whole else "failed",
-            exact=stream.final and usage is not None,
-            first_token_ms=first_token_ms,
-        )
-
-    def _settle_abandoned(self, call: Call, reservation: Reservation) -> None:
-        """The client left. A stream has its count from its first chunk on; before that, and of an answer that was to
-        come whole, the prompt is counted by the engine's tokenizer and the generated tokens are estimated from the
-        engine's speed."""
-        if reservation.settled:
-            return
-        prompt, generated = reservation.seen()
-        if prompt:
-            self._settle(reservation, usage=Usage(prompt, generated), outcome="aborted", exact=True)
-            return
-        elapsed_s = 0.0 if call.body.stream else self._loop.time() - reservation.started
-        generated = min(int(elapsed_s * call.route.tokens_per_s), reservation.generated_tokens)
-
-        async def settle() -> None:
-            try:
-                prompt = await self.count_prompt(call)
-            except ApiError:
-                prompt = reservation.prompt_tokens
-            self._settle(reservation, usage=Usage(prompt, generated), outcome="aborted", exact=False)
-
-        task = asyncio.create_task(settle())
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
-    def _settle(
+    def settle(
         self,
         reservation: Reservation,
         *,
@@ -278,7 +130,7 @@ class Relay:
         if generated != usage.generated_tokens:
             logger.error("the engine claims %d generated tokens of %d", usage.generated_tokens, generated)
             exact = False
-        self._admission.settle(
+        self.admission.settle(
             reservation,
             prompt_tokens=prompt,
             generated_tokens=generated,
@@ -288,38 +140,126 @@ class Relay:
             first_token_ms=first_token_ms,
         )
 
-    def _learn_speed(self, route: Route, usage: Usage | None, reservation: Reservation) -> None:
-        elapsed_s = self._loop.time() - reservation.started
+    def settle_unseen(self, call: Call, reservation: Reservation, text: str | None, seen: int) -> None:
+        """The client left before the engine told its counts. The prompt is counted by the engine's tokenizer, and so is
+        the `text` of a stream (`seen`: its pieces, where that fails); what an answer that was to come whole had cost by
+        then is estimated from the engine's speed."""
+        if text is None and not call.body.stream:
+            seen = int((self.loop.time() - reservation.started) * call.route.tokens_per_s)
+
+        async def settle() -> None:
+            prompt, generated = reservation.prompt_tokens, seen
+            with contextlib.suppress(ApiError):
+                prompt = await self.count_prompt(call)
+                if text:
+                    request = {"model": call.route.model, "prompt": text, "add_special_tokens": False}
+                    generated = await self.tokenize(call.route, request)
+            usage = Usage(prompt, min(generated, reservation.generated_tokens))
+            self.settle(reservation, usage=usage, outcome="aborted", exact=False)
+
+        task = self.loop.create_task(settle())
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    def learn_speed(self, route: Route, usage: Usage | None, reservation: Reservation) -> None:
+        elapsed_s = self.loop.time() - reservation.started
         if usage and usage.generated_tokens and elapsed_s > 0:
             seen = usage.generated_tokens / elapsed_s
             route.tokens_per_s = seen if not route.tokens_per_s else 0.9 * route.tokens_per_s + 0.1 * seen
 
 
-def _usage(stream: Filter) -> Usage | None:
-    """The latest counts, None where there are none or they are no counts."""
-    try:
-        return stream.usage()
-    except BadStream as error:
-        logger.error("an engine's count cannot be read: %s", error)
-        return None
+class Pipe:
+    """A Client whose answer a coroutine takes. What waits in it is bounded: it pauses its exchange."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self.exchange: Exchange
+        self._start: tuple[int, Headers] | None = None
+        self._error: ApiError | None = None
+        self._waiting: deque[bytes] = deque()
+        self._size = 0
+        self._more = True
+        self._waiter: asyncio.Future[None] | None = None
+
+    def start(self, status: int, headers: Headers) -> None:
+        self._start = status, headers
+        self._wake()
+
+    def write(self, data: bytes, more: bool) -> None:
+        self._waiting.append(data)
+        self._size += len(data)
+        self._more = more
+        if more and self._size > HIGH_WATER:
+            self.exchange.pause()
+        self._wake()
+
+    def fail(self, error: ApiError) -> None:
+        self._error = error
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def _wait(self) -> None:
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    async def head(self) -> tuple[int, Headers]:
+        """Raises ApiError."""
+        while self._start is None:
+            if self._error:
+                raise self._error
+            await self._wait()
+        return self._start
+
+    async def next(self) -> tuple[bytes, bool]:
+        """What has come since the last call, as one piece, and whether more will come."""
+        while not self._waiting:
+            await self._wait()
+        data = self._waiting.popleft() if len(self._waiting) == 1 else b"".join(self._waiting)
+        self._waiting.clear()
+        if self._size > HIGH_WATER:
+            self.exchange.resume()
+        self._size = 0
+        return data, self._more
 
 
-def _counts(stream: Filter, most: int) -> tuple[int, int]:
-    usage = _usage(stream)
-    return (usage.prompt_tokens, min(usage.generated_tokens, most)) if usage else (0, 0)
+class Answer:
+    """An engine's answer to a question of the portal's own, whole."""
 
+    def __init__(self, loop: asyncio.AbstractEventLoop, most: int = MAX_COUNT_BYTES) -> None:
+        self._done: asyncio.Future[tuple[int, bytes]] = loop.create_future()
+        self._most = most
+        self._status = 0
+        self._parts: list[bytes] = []
+        self._size = 0
+        self.ended = False
 
-class UpstreamErrorInStream(UpstreamError):
-    """The stream ended without its [DONE]."""
+    async def whole(self) -> tuple[int, bytes]:
+        """(status, body). Raises UpstreamError."""
+        return await self._done
 
+    def head(self, status: int, headers: Headers) -> None:
+        self._status = status
 
-class _Tokenized(msgspec.Struct):
-    count: int
+    def data(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._size <= self._most:
+            self._parts.append(data)
 
+    def end(self) -> None:
+        if self._size > self._most:
+            self.failed(UpstreamError(f"the engine's answer is longer than {self._most} bytes"))
+            return
+        self.ended = True
+        if not self._done.done():
+            self._done.set_result((self._status, b"".join(self._parts)))
 
-def _engine_error(error: UpstreamError) -> EngineError:
-    if isinstance(error, TimedOut):
-        return EngineError(f"Timed out: {error}.", status=504, code="engine_timeout")
-    if isinstance(error, CannotConnect):
-        return EngineError("The engine cannot be reached.", status=503, code="engine_unavailable", retry_after_s=2)
-    return EngineError(f"{error}.")
+    def failed(self, error: UpstreamError) -> None:
+        self.ended = True
+        if not self._done.done():
+            self._done.set_exception(error)

@@ -47,6 +47,8 @@ class Caller:
     models: frozenset[str] | None = None
     """Names of models or engines that the key is for; None: all."""
     may_infer: bool = True
+    session: bytes = b""
+    """The log-in that an access token comes from; b"": a key."""
 
 
 class Routes:

@@ -1,4 +1,4 @@
-"""What `/llm_request` takes."""
+"""What `/llm_request` takes and gives."""
 
 from typing import Any
 

@@ -7,8 +7,12 @@ the client did not ask for is taken out again here, by position and without deco
 
 import msgspec
 
+from inference.errors import with_string_code
+
 MAX_EVENT_BYTES = 4 * 2**20
 DONE = b"data: [DONE]"
+_FINGERPRINT = b',"system_fingerprint":"'
+_CUT = b"\0"  # in JSON there is none
 
 
 class Usage(msgspec.Struct):
@@ -74,42 +78,18 @@ def answer_usage(body: bytes) -> Usage | None:
         return None
 
 
-class Filter:
-    """One stream on its way from the engine to the client.
+class Events:
+    """The events of one stream. `feed(bytes)` gives the bytes to pass on now. Whole events pass; the beginning of an
+    event waits for its end, which costs nothing in practice, since vLLM writes an event at a time."""
 
-    `feed(bytes)` gives the bytes to pass on now. Whole events pass; the beginning of an event waits for its end, which
-    costs nothing in practice, since vLLM writes an event at a time. After each call `usage()` gives the engine's latest
-    counts, `done` tells that [DONE] came and `failed` that an error event came (vLLM sends [DONE] after that, too).
-    """
+    counts_along = False
 
-    def __init__(
-        self, *, keep_usage: bool, keep_continuous: bool, choices: int = 1, choices_per_prompt: int = 1
-    ) -> None:
-        """keep_usage: the client asked for the usage chunk at the end. keep_continuous: for usage in each chunk.
-        `choices` > 1 means that an event's usage counts one choice alone, and the counts are the sum."""
-        self._keep_usage = keep_usage
-        self._keep_continuous = keep_continuous
-        self._choices = choices
-        self._choices_per_prompt = choices_per_prompt
-        self._per_choice: dict[int, Usage] = {}
+    def __init__(self) -> None:
         self._rest = b""
-        self._latest = b""
-        self._counts: Usage | None = None
         self.final = False
         """The count is the engine's last word."""
         self.done = False
         self.failed = False
-
-    def usage(self) -> Usage | None:
-        """The engine's latest counts; None: it has told none. Decoded when they are asked for, which is once a second
-        and at the end, and not in each chunk. Raises BadStream for counts that are none."""
-        if self._latest:
-            latest, self._latest = self._latest, b""
-            try:
-                self._counts = _decode_usage(latest)
-            except msgspec.DecodeError as error:
-                raise BadStream(f"its usage cannot be read: {error}") from None
-        return self._counts
 
     def feed(self, data: bytes) -> bytes:
         """Raises BadStream for an event without end or a usage that is not JSON."""
@@ -132,12 +112,70 @@ class Filter:
         self._rest = rest
 
     def _event(self, event: bytes) -> bytes:
+        """What of a whole event is passed on."""
+        raise NotImplementedError
+
+    def text(self) -> str | None:
+        """What was generated so far, for a stream whose engine counts only at the end; None: `usage()` counts along."""
+        return None
+
+    def finish(self) -> bytes:
+        """What is left at the end of the stream: bytes of an event that never ended."""
+        rest, self._rest = self._rest, b""
+        return rest
+
+
+class Filter(Events):
+    """OpenAI's stream of chunks. After each call `usage()` gives the engine's latest counts, `done` tells that [DONE]
+    came and `failed` that an error event came (vLLM sends [DONE] after that, too)."""
+
+    counts_along = True
+
+    def __init__(
+        self,
+        *,
+        keep_usage: bool,
+        keep_continuous: bool,
+        choices: int = 1,
+        choices_per_prompt: int = 1,
+        known: dict[str, bytes] | None = None,
+    ) -> None:
+        """keep_usage: the client asked for the usage chunk at the end. keep_continuous: for usage in each chunk.
+        `choices` > 1 means that an event's usage counts one choice alone, and the counts are the sum. `known` is what
+        streams of this engine have told before: its fingerprint, which vLLM writes into the last message, and that is
+        the usage chunk only where there is one."""
+        super().__init__()
+        self._known = {} if known is None else known
+        self._held = b""
+        self._keep_usage = keep_usage
+        self._keep_continuous = keep_continuous
+        self._choices = choices
+        self._choices_per_prompt = choices_per_prompt
+        self._per_choice: dict[int, Usage] = {}
+        self._latest = b""
+        self._counts: Usage | None = None
+
+    def usage(self) -> Usage | None:
+        """The engine's latest counts; None: it has told none. Decoded when they are asked for, which is once a second
+        and at the end, and not in each chunk. Raises BadStream for counts that are none."""
+        if self._latest:
+            latest, self._latest = self._latest, b""
+            try:
+                self._counts = _decode_usage(latest)
+            except msgspec.DecodeError as error:
+                raise BadStream(f"its usage cannot be read: {error}") from None
+        return self._counts
+
+    def _event(self, event: bytes) -> bytes:
+        if self._held:
+            return self._release(event) + self._event(event)
         at = event.rfind(b'"usage":')
         if at < 0:
             if event.startswith(DONE):
                 self.done = True
             elif event.startswith(b'data: {"error"'):
                 self.failed = True
+                return b"data: %b\n\n" % with_string_code(event[6:-2])
             return event
         if event[at + 8 : at + 9] != b"{":
             return event  # "usage":null
@@ -152,7 +190,32 @@ class Filter:
         if self._keep_continuous:
             return event
         start = at - 1 if event[at - 1 : at] == b"," else at
+        if not self._keep_usage and b'"finish_reason":"' in event:
+            return self._last_of_a_choice(event[:start], event[end:])
         return event[:start] + event[end:]
+
+    def _last_of_a_choice(self, begin: bytes, end: bytes) -> bytes:
+        """Without a usage chunk this would have been the last message. One whose fingerprint is not known yet waits
+        for the next event, which is the usage chunk and comes at once."""
+        if "fingerprint" in self._known:
+            return begin + self._known["fingerprint"] + end
+        self._held = begin + _CUT + end
+        return b""
+
+    def _release(self, event: bytes) -> bytes:
+        """What was held until `event`."""
+        held, self._held = self._held, b""
+        self._learn_fingerprint(event)
+        return self._stamped(held)
+
+    def _stamped(self, held: bytes) -> bytes:
+        return held.replace(_CUT, self._known.get("fingerprint", b""))
+
+    def _learn_fingerprint(self, event: bytes) -> None:
+        if b'"choices":[]' not in event:
+            return
+        at = event.find(_FINGERPRINT)
+        self._known["fingerprint"] = b"" if at < 0 else event[at : event.find(b'"', at + len(_FINGERPRINT)) + 1]
 
     def _add_up(self, event: bytes) -> None:
         """With several choices, a chunk's usage counts its own choice alone."""
@@ -172,6 +235,5 @@ class Filter:
         )
 
     def finish(self) -> bytes:
-        """What is left at the end of the stream: bytes of an event that never ended."""
-        rest, self._rest = self._rest, b""
-        return rest
+        held, self._held = self._held, b""
+        return self._stamped(held) + super().finish()

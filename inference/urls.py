@@ -1,4 +1,28 @@
-from inference.api import LlmRequestView
-from vllm_portal.rest import endpoint
+from django.urls import include, path
 
-urlpatterns = [endpoint("llm_request", LlmRequestView.as_view(), "llm-request")]
+from inference import conversations_api as about
+from inference.api import LlmRequestView
+from inference.conversations_v1 import ConversationViewSet
+from vllm_portal.rest import endpoint
+from vllm_portal.v1 import PREFIX, Router
+
+router = Router()
+router.register("conversations", ConversationViewSet, "conversation")
+
+urlpatterns = [
+    endpoint("llm_request", LlmRequestView.as_view(), "llm-request"),
+    endpoint("db_request/add_conversation", about.AddConversationView.as_view(), "add-conversation"),
+    endpoint("db_request/delete_conversation", about.DeleteConversationView.as_view(), "delete-conversation"),
+    endpoint("db_request/retrieve_conversation", about.RetrieveConversationView.as_view(), "retrieve-conversation"),
+    endpoint(
+        "db_request/retrieve_latest_conversation",
+        about.RetrieveLatestConversationView.as_view(),
+        "retrieve-latest-conversation",
+    ),
+    endpoint("db_request/update_conversation_name", about.RenameConversationView.as_view(), "update-conversation-name"),
+    endpoint(
+        "db_request/retrieve_all_conversations", about.ConversationNumbersView.as_view(), "retrieve-all-conversations"
+    ),
+    endpoint("db_request/get_user_conversations", about.ConversationNamesView.as_view(), "get-user-conversations"),
+    path(PREFIX, include(router.urls)),
+]

@@ -16,12 +16,12 @@ from functools import lru_cache
 from typing import Any
 
 from django.db import transaction
-from django.db.models import F
+from django.db.models import F, QuerySet, Sum
 from redis.exceptions import LockError
 from redis.lock import Lock
 
-from accounts.models import TokenLimit, User
-from accounts.quotas import ledger_lock
+from accounts.models import ApiKey, KeyLimit, Pace, TokenLimit, User
+from accounts.quotas import MOST, ledger_lock
 from engines.models import Engine
 from inference.ledger_link import SCRIPT
 from inference.models import UsageRecord
@@ -64,22 +64,61 @@ def flush(older_than_s: float = 0) -> int:
         release(lock)
 
 
-def load(user_id: int) -> bool:
-    """Puts a user's limits and counters from the database into the live ledger. False: there is no such user (any
-    more). Raises redis.RedisError, DatabaseError."""
+def load(subject: str) -> bool:
+    """Puts the limits and counters of a user ("7") or an API key ("k7") from the database into the live ledger. False:
+    there is no such subject (any more). Raises redis.RedisError, DatabaseError."""
     with ledger_lock():
         _flush()
-        user = User.objects.select_related("token_limit").filter(pk=user_id).first()
-        if user is None:
+        is_key = subject.startswith("k")
+        columns = _key_columns(int(subject[1:])) if is_key else _user_columns(int(subject))
+        if columns is None:
             return False
-        limit = user.token_limit
-        _script()(
-            args=[
-                "load", user_id, limit.prompt_token_limit, limit.gen_token_limit, limit.prompt_token_number,
-                limit.gen_token_number, user.token_version, int(user.is_active),
-            ]
-        )  # fmt: skip
+        _script()(args=["load", subject, *columns])
         return True
+
+
+Columns = list[int | str]
+
+
+def _user_columns(user_id: int) -> Columns | None:
+    user = User.objects.select_related("token_limit").filter(pk=user_id).first()
+    if user is None:
+        return None
+    limit = user.token_limit
+    return [
+        limit.prompt_token_limit, limit.gen_token_limit, limit.prompt_token_number, limit.gen_token_number,
+        user.token_version, int(user.is_active), *_pace(limit, UsageRecord.objects.filter(user_id=user_id)),
+    ]  # fmt: skip
+
+
+def _key_columns(key_id: int) -> Columns | None:
+    """Whether the key has expired is the caller's look-up to say; whether its user is active, the user's counters."""
+    limit = KeyLimit.objects.select_related("key").filter(pk=key_id).first()
+    if limit is None:
+        return None
+    return [
+        MOST if limit.prompt_token_limit is None else limit.prompt_token_limit,
+        MOST if limit.gen_token_limit is None else limit.gen_token_limit,
+        limit.prompt_token_number, limit.gen_token_number, limit.key.version, int(limit.key.revoked_at is None),
+        *_pace(limit, UsageRecord.objects.filter(api_key_id=key_id)),
+    ]  # fmt: skip
+
+
+def _pace(limit: Pace, records: QuerySet[UsageRecord]) -> Columns:
+    """The limits by time and number, the month, and what today and this month have cost where that is limited."""
+    names = ("requests_per_minute", "tokens_per_minute", "tokens_per_day", "tokens_per_month", "requests_at_once")
+    paces: Columns = ["" if (value := getattr(limit, name)) is None else value for name in names]
+    now = datetime.now(UTC)
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    spent = [
+        _spent(records.filter(started_at__gte=since)) if limited is not None else 0
+        for limited, since in ((limit.tokens_per_day, midnight), (limit.tokens_per_month, midnight.replace(day=1)))
+    ]
+    return [*paces, now.strftime("%Y%m"), *spent]
+
+
+def _spent(records: QuerySet[UsageRecord]) -> int:
+    return records.aggregate(tokens=Sum(F("prompt_tokens") + F("generated_tokens")))["tokens"] or 0
 
 
 def release(lock: Lock) -> None:
@@ -112,24 +151,35 @@ def _write(records: list[dict[str, Any]]) -> None:
         existing_engines = set(
             map(str, Engine.objects.filter(pk__in={r["engine_id"] for r in records}).values_list("pk", flat=True))
         )
+        existing_keys = set(
+            ApiKey.objects.filter(pk__in={r["key_id"] for r in records if r.get("key_id")}).values_list("pk", flat=True)
+        )
         written = set(UsageRecord.objects.filter(request_id__in=by_id).values_list("request_id", flat=True))
         new = [record for request_id, record in by_id.items() if request_id not in written]
-        UsageRecord.objects.bulk_create(_row(record, existing_users, existing_engines) for record in new)
-        totals: dict[int, list[int]] = defaultdict(lambda: [0, 0])
-        for record in new:
-            totals[record["user_id"]][0] += record["prompt_tokens"]
-            totals[record["user_id"]][1] += record["generated_tokens"]
-        for user_id, (prompt, generated) in totals.items():
-            TokenLimit.objects.filter(user_id=user_id).update(
-                prompt_token_number=F("prompt_token_number") + prompt,
-                gen_token_number=F("gen_token_number") + generated,
-            )
+        UsageRecord.objects.bulk_create(_row(record, existing_users, existing_engines, existing_keys) for record in new)
+        _charge(TokenLimit, "user_id", new)
+        _charge(KeyLimit, "key_id", new)
 
 
-def _row(record: dict[str, Any], users: set[int], engines: set[str]) -> UsageRecord:
+def _charge(table: type[TokenLimit] | type[KeyLimit], subject: str, records: list[dict[str, Any]]) -> None:
+    """Adds what the records cost to the rows of their users or keys, in one order for all who do so at once."""
+    totals: dict[int, list[int]] = defaultdict(lambda: [0, 0])
+    for record in records:
+        if record.get(subject) is not None:
+            totals[record[subject]][0] += record["prompt_tokens"]
+            totals[record[subject]][1] += record["generated_tokens"]
+    for pk, (prompt, generated) in sorted(totals.items()):
+        table.objects.filter(pk=pk).update(
+            prompt_token_number=F("prompt_token_number") + prompt,
+            gen_token_number=F("gen_token_number") + generated,
+        )
+
+
+def _row(record: dict[str, Any], users: set[int], engines: set[str], keys: set[int]) -> UsageRecord:
     return UsageRecord(
         request_id=record["request_id"],
         user_id=record["user_id"] if record["user_id"] in users else None,
+        api_key_id=record.get("key_id") if record.get("key_id") in keys else None,
         engine_id=record["engine_id"] if record["engine_id"] in engines else None,
         model=record["model"],
         path=record["path"],

@@ -8,6 +8,7 @@ from django.core.asgi import get_asgi_application
 
 django = get_asgi_application()
 
-from inference.openai import DataPlane  # noqa: E402  (its modules need Django's app registry)
+from inference.front import Front as Front  # noqa: E402  (its modules need Django's app registry)
+from inference.openai import DataPlane  # noqa: E402
 
 application = DataPlane(fallback=django)

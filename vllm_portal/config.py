@@ -77,6 +77,9 @@ class Config(BaseSettings):
     access_token_lifetime_minutes: int = Field(720, ge=1, description="How long an access token of /token counts.")
     refresh_token_lifetime_days: int = Field(14, ge=1, description="How long a refresh token counts.")
     default_prompt_token_limit: int = Field(10_000, ge=0, description="Prompt tokens a new user may spend in total.")
+    default_requests_per_minute: int | None = Field(
+        6000, ge=1, description="Requests per minute of users without a limit of their own; null: as many as they like."
+    )
     default_gen_token_limit: int = Field(1_000, ge=0, description="Generated tokens a new user may spend in total.")
 
     # Engines
@@ -128,12 +131,22 @@ class Config(BaseSettings):
 
     # Requests
     max_body_bytes: int = Field(8 * 2**20, ge=1024, description="Largest request body; larger ones get 413.")
+    allow_media_urls: bool = Field(
+        False,
+        description="Engines may fetch images, sound and video from the http and https links in a request. They fetch "
+        "from where they stand, so a link to an address inside your network is read for whoever asks.",
+    )
     connect_timeout_seconds: float = Field(5, gt=0, description="Longest connect to an engine.")
     first_byte_timeout_seconds: float = Field(300, gt=0, description="Longest wait for an engine's first byte.")
     idle_timeout_seconds: float = Field(60, gt=0, description="Longest silence of an engine within an answer.")
     total_timeout_seconds: float = Field(3600, gt=0, description="Longest answer.")
     write_timeout_seconds: float = Field(60, gt=0, description="Longest time a client may take no byte of its answer.")
     reservation_lease_seconds: float = Field(30, gt=1, description="Life of a reservation that nobody renews.")
+
+    limit_wait_seconds: float = Field(
+        10, ge=0, description="Longest wait for what a user's other requests hold of a limit; then 429."
+    )
+    limit_waiting_requests: int = Field(100, ge=0, description="Requests of one user that may wait so.")
 
     usage_flush_seconds: float = Field(0.5, gt=0, description="Pause between two writings of usage records.")
     usage_backlog_seconds: float = Field(
@@ -145,6 +158,11 @@ class Config(BaseSettings):
     llm_temperature: float = Field(0.7, ge=0, le=2, description="Temperature of /llm_request.")
     llm_top_p: float = Field(0.9, gt=0, le=1, description="top_p of /llm_request.")
     llm_max_tokens: int = Field(512, ge=1, description="max_tokens of /llm_request.")
+
+    # Conversations
+    conversation_retention_days: int | None = Field(
+        None, ge=1, description="Conversations without a turn for this many days are deleted; unset: never."
+    )
 
     @model_validator(mode="after")
     def _idle_within_total(self) -> "Config":

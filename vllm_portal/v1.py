@@ -5,7 +5,14 @@ Conventions: plural nouns; ids as strings in paths; lists are `{"next", "previou
 another user is 404; times are ISO 8601 in UTC.
 """
 
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.db import DataError
+from django.db.models import QuerySet
+from rest_framework.exceptions import NotFound
 from rest_framework.pagination import CursorPagination
+from rest_framework.request import Request
 from rest_framework.routers import SimpleRouter
 
 PREFIX = "api/v1/"
@@ -18,9 +25,17 @@ class Page(CursorPagination):
     page_size_query_param = "limit"
     max_page_size = 500
 
+    def paginate_queryset(self, queryset: QuerySet, request: Request, view: Any = None) -> list[Any] | None:
+        """A cursor is what the client makes of it: one whose place is no value of the ordering field is 404."""
+        try:
+            return super().paginate_queryset(queryset, request, view)
+        except (ValueError, OverflowError, ValidationError, DataError):
+            raise NotFound(self.invalid_cursor_message) from None
+
 
 class Router(SimpleRouter):
     """Routes that answer with and without their trailing slash."""
 
     def __init__(self) -> None:
-        super().__init__(trailing_slash="/?")
+        super().__init__()
+        self.trailing_slash = "/?"  # the argument would only be taken as a yes

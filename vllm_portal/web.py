@@ -14,10 +14,12 @@ GRACEFUL_SECONDS = 10
 
 def serve(listener: socket.socket) -> None:
     """Serves until SIGTERM or SIGINT; running answers then have GRACEFUL_SECONDS to end."""
+    from vllm_portal import asgi  # sets Django up, which takes a moment that `--check` need not spend
+
     config = uvicorn.Config(
-        "vllm_portal.asgi:application",
+        asgi.application,
         loop="uvloop",
-        http="httptools",
+        http=asgi.Front,
         ws="none",
         lifespan="auto",
         log_config=None,  # Django's set-up counts

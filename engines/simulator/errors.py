@@ -45,7 +45,8 @@ def bad_parameter(message: str, param: str, value: Any) -> ApiError:
 
 def invalid(location: str, kind: str, message: str, given: Any = None) -> ApiError:
     """The body has the wrong form. `location` is like "body.max_tokens". vLLM answers 400 and never 422."""
-    detail = {"type": kind, "loc": location, "msg": message, "input": given}
+    shown = f"<dict of {len(given)} items>" if isinstance(given, dict) else given
+    detail = {"type": kind, "loc": location, "msg": message, "input": shown}
     return ApiError(400, error_body(f"1 validation error:\n  {detail}", "Bad Request", location, 400))
 
 

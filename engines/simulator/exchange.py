@@ -23,6 +23,8 @@ class Exchange:
         self.receive = receive
         self.status = 0
         self.split_characters = False
+        self.failure = b""
+        """What ends a stream in which the engine failed; b"": nothing does, and the connection breaks."""
         self._send = send
         self._transport = getattr(getattr(send, "__self__", None), "transport", None)
         self._headers: dict[bytes, bytes] = dict(scope["headers"])

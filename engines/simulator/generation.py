@@ -1,9 +1,11 @@
 """Sends the answer of a chat or a completion, in one piece or as events, well or badly."""
 
 import asyncio
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from engines.simulator import wire
-from engines.simulator.answers import make_answer
+from engines.simulator.answers import Answer, make_answer
 from engines.simulator.engine import AnswerCut, Engine, Generation
 from engines.simulator.errors import error_body
 from engines.simulator.exchange import EVENTS, JSON, Exchange
@@ -12,8 +14,20 @@ from engines.simulator.options import Options
 from engines.simulator.requests import Wanted
 
 
+class Format(Protocol):
+    """How an answer is written."""
+
+    def opening(self) -> bytes: ...
+    def events(self, first: int, last: int) -> tuple[bytes, int]: ...
+    def closing(self, include_usage: bool) -> bytes: ...
+    def failure(self) -> bytes: ...
+    def body(self) -> dict[str, Any]: ...
+    def broken_event(self) -> bytes: ...
+    def long_event(self, size: int) -> bytes: ...
+
+
 async def generate(
-    options: Options, engine: Engine, exchange: Exchange, model: str, wanted: Wanted, chat: bool
+    options: Options, engine: Engine, exchange: Exchange, wanted: Wanted, formatted: Callable[[list[Answer]], Format]
 ) -> None:
     faults = wanted.faults
     exchange.split_characters = "split-utf8" in faults
@@ -28,9 +42,8 @@ async def generate(
         token_seconds=_seconds(faults, "slow", options.token_seconds),
         first_token_seconds=_seconds(faults, "late", options.first_token_seconds),
     )
-    form = wire.AnswerFormat(
-        chat, exchange.request_id, model, wanted.prompt_tokens, answers, faults, wanted.continuous_usage
-    )
+    form = formatted(answers)
+    exchange.failure = form.failure()
     async with engine.present(generation, exchange.receive):
         if await answer_instead(exchange, generation):
             return
@@ -41,28 +54,27 @@ async def generate(
                 await _answer_whole(engine, exchange, generation, form, wanted)
 
 
-async def _stream(
-    engine: Engine, exchange: Exchange, generation: Generation, form: wire.AnswerFormat, wanted: Wanted
-) -> None:
+async def _stream(engine: Engine, exchange: Exchange, generation: Generation, form: Format, wanted: Wanted) -> None:
     await exchange.start(200, EVENTS)
     try:
         async for first, last in engine.pace(generation):
+            opening = form.opening() if first == 0 else b""
             data, many = form.events(first, last)
             if first == 0:
-                data = form.opening() + data + _extra_events(form, wanted)
+                data = opening + data + _extra_events(form, wanted)
             await exchange.write(data)
             engine.count(generation, first, last, many)
     except AnswerCut as cut:
         if cut.politely:
             await exchange.write(b"", more=False)
         return  # else: ending without an end makes the server close the connection
-    closing = form.usage_event() if wanted.include_usage else b""
+    closing = form.closing(wanted.include_usage)
     engine.finished(generation, wanted.sampling.max_tokens)
-    await exchange.write(closing + wire.DONE, more=False)
+    await exchange.write(closing, more=False)
 
 
 async def _answer_whole(
-    engine: Engine, exchange: Exchange, generation: Generation, form: wire.AnswerFormat, wanted: Wanted
+    engine: Engine, exchange: Exchange, generation: Generation, form: Format, wanted: Wanted
 ) -> None:
     body = form.body()
     if "long-line" in wanted.faults:
@@ -99,7 +111,7 @@ async def answer_instead(exchange: Exchange, generation: Generation) -> bool:
     return kind is not None
 
 
-def _extra_events(form: wire.AnswerFormat, wanted: Wanted) -> bytes:
+def _extra_events(form: Format, wanted: Wanted) -> bytes:
     extra = b""
     if "invalid-json" in wanted.faults:
         extra += form.broken_event()

@@ -5,7 +5,8 @@ import hmac
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from engines.simulator import requests, tokens, wire
+from engines.simulator import dialects, named, requests, scoring, tokens, wire
+from engines.simulator.answers import Answer
 from engines.simulator.engine import Engine, Generation, Receive
 from engines.simulator.errors import (
     ENGINE_DEAD,
@@ -45,7 +46,14 @@ class Application:
         }
         if options.pooling:
             self._routes["/v1/embeddings"] = {"POST": self._embeddings}
+            for path in ("/rerank", "/v1/rerank", "/v2/rerank"):
+                self._routes[path] = {"POST": self._rerank}
+            for path in ("/score", "/v1/score"):
+                self._routes[path] = {"POST": self._score}
         else:
+            self._routes["/v1/responses"] = {"POST": self._responses}
+            self._routes["/v1/messages"] = {"POST": self._messages}
+            self._routes["/v1/messages/count_tokens"] = {"POST": self._count_tokens}
             self._routes["/v1/chat/completions"] = {"POST": self._chat}
             self._routes["/v1/completions"] = {"POST": self._completions}
 
@@ -102,7 +110,8 @@ class Application:
 
     async def _fail(self, exchange: Exchange) -> None:
         if exchange.started:
-            await exchange.write(wire.ENGINE_DEAD_EVENT + wire.DONE, more=False)
+            if exchange.failure:
+                await exchange.write(exchange.failure, more=False)
             return
         await exchange.answer(500, wire.to_json(ENGINE_DEAD))
 
@@ -187,19 +196,86 @@ class Application:
             self._engine.counters.success["stop"] += len(inputs)
             await exchange.answer(200, wire.to_json(answer))
 
-    # Chats and completions
+    async def _rerank(self, exchange: Exchange) -> None:
+        await self._compare(exchange, scoring.read_rerank, scoring.rerank_body)
+
+    async def _score(self, exchange: Exchange) -> None:
+        await self._compare(exchange, scoring.read_score, scoring.score_body)
+
+    async def _compare(
+        self,
+        exchange: Exchange,
+        read: Callable[[requests.Body], scoring.Compared],
+        write: Callable[[str, str, scoring.Compared], dict[str, Any]],
+    ) -> None:
+        body = await self._read(exchange)
+        model = self._model(body)
+        compared = read(body)
+        generation = Generation(compared.tokens, [], requests.faults_of(body, self._options), 0.0, 0.0)
+        async with self._engine.present(generation, exchange.receive), self._engine.slot(generation):
+            await asyncio.sleep(self._options.first_token_seconds)
+            if await answer_instead(exchange, generation):
+                return
+            self._engine.counters.prompt_tokens += compared.tokens
+            self._engine.counters.success["stop"] += len(compared.pairs)
+            await exchange.answer(200, wire.to_json(write(exchange.request_id, model, compared)))
+
+    # What generates
 
     async def _chat(self, exchange: Exchange) -> None:
         body = await self._read(exchange)
         model = self._model(body)
-        wanted = requests.read_chat(body, self._options)
-        await generate(self._options, self._engine, exchange, model, wanted, chat=True)
+        await self._generate(exchange, model, requests.read_chat(body, self._options), chat=True)
 
     async def _completions(self, exchange: Exchange) -> None:
         body = await self._read(exchange)
         model = self._model(body)
-        wanted = requests.read_completion(body, self._options)
-        await generate(self._options, self._engine, exchange, model, wanted, chat=False)
+        await self._generate(exchange, model, requests.read_completion(body, self._options), chat=False)
+
+    async def _generate(self, exchange: Exchange, model: str, wanted: requests.Wanted, chat: bool) -> None:
+        def formatted(answers: list[Answer]) -> wire.AnswerFormat:
+            usage = (wanted.continuous_usage, wanted.include_usage)
+            request = (chat, exchange.request_id, model, wanted.prompt_tokens)
+            return wire.AnswerFormat(*request, answers, wanted.faults, *usage)
+
+        await generate(self._options, self._engine, exchange, wanted, formatted)
+
+    async def _responses(self, exchange: Exchange) -> None:
+        body = await self._read(exchange)
+        model = self._model(body)
+        wanted = dialects.read_response(body, self._options)
+
+        def formatted(answers: list[Answer]) -> named.ResponseFormat:
+            (answer,) = answers
+            most = wanted.sampling.max_tokens
+            return named.ResponseFormat(exchange.request_id, model, wanted.prompt_tokens, answer, wanted.faults, most)
+
+        await generate(self._options, self._engine, exchange, wanted, formatted)
+
+    async def _messages(self, exchange: Exchange) -> None:
+        try:
+            body = await self._read(exchange)
+            model = self._model(body)
+            wanted = dialects.read_message(body, self._options)
+        except ApiError as error:
+            raise dialects.refusal(error) from None
+
+        def formatted(answers: list[Answer]) -> named.MessageFormat:
+            (answer,) = answers
+            return named.MessageFormat(exchange.request_id, model, wanted.prompt_tokens, answer, wanted.faults)
+
+        await generate(self._options, self._engine, exchange, wanted, formatted)
+
+    async def _count_tokens(self, exchange: Exchange) -> None:
+        try:
+            body = await self._read(exchange)
+            self._model(body)
+            messages = requests.chat_messages({"messages": dialects.message_chat(body)})
+        except ApiError as error:
+            raise dialects.refusal(error) from None
+        count = tokens.count_prompt(messages, dialects.message_tools(body))
+        answer = {"input_tokens": count, "context_management": {"original_input_tokens": count}}
+        await exchange.answer(200, wire.to_json(answer))
 
     # Shared by the above
 

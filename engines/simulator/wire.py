@@ -20,6 +20,7 @@ from engines.simulator.misbehaviour import Faults
 
 DONE = b"data: [DONE]\n\n"
 FINGERPRINT = "vllm-0.32.0-simulated"
+_FINGERPRINT = b',"system_fingerprint":"%b"' % FINGERPRINT.encode()
 DIMENSIONS = 64
 
 to_json = msgspec.json.Encoder().encode
@@ -53,6 +54,7 @@ class AnswerFormat:
         answers: list[Answer],
         faults: Faults,
         continuous_usage: bool = False,
+        include_usage: bool = False,
     ) -> None:
         self._chat = chat
         self._id = ("chatcmpl-" if chat else "cmpl-") + request_id
@@ -71,6 +73,8 @@ class AnswerFormat:
         closing = b'},"logprobs":null' if chat else b',"logprobs":null'
         self._between = closing + b',"finish_reason":null,"token_ids":null}]'
         self._usage_head = b',"usage":{"prompt_tokens":%d,"total_tokens":' % prompt_tokens
+        # In the last message: the usage chunk, where there is one.
+        self._fingerprint = b"" if include_usage else _FINGERPRINT
         self._last = [
             closing
             + b',"finish_reason":%b,"stop_reason":%b,"token_ids":null}]'
@@ -84,7 +88,8 @@ class AnswerFormat:
             return b""
         role = b'"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]'
         heads = (b'{"index":%d,' % index for index in range(len(self._answers)))
-        return b"".join(self._event_head + head + role + self._usage_after(0) for head in heads)
+        usage = self._usage_so_far(0) if self._usage_in_events else b""
+        return b"".join(self._event_head + head + role + usage + b"}\n\n" for head in heads)
 
     def events(self, first: int, last: int) -> tuple[bytes, int]:
         """The events of tokens first..last-1 of every answer, and how many tokens these are in all."""
@@ -96,27 +101,28 @@ class AnswerFormat:
                 if step >= size:
                     continue
                 many += 1
+                last_one = step == size - 1
                 parts += (
                     self._event_head,
                     self._thought_heads[index] if step < answer.thoughts else self._choice_heads[index],
                     _quoted(answer.pieces[step]),
-                    self._between if step < size - 1 else self._last[index],
-                    self._usage_after(step + 1) if self._usage_in_events else b"}\n\n",
+                    self._last[index] if last_one else self._between,
+                    self._usage_so_far(step + 1) if self._usage_in_events else b"",
+                    self._fingerprint if last_one else b"",
+                    b"}\n\n",
                 )
         return b"".join(parts), many
 
-    def _usage_after(self, completion_tokens: int) -> bytes:
-        if not self._usage_in_events:
-            return b"}\n\n"
+    def _usage_so_far(self, completion_tokens: int) -> bytes:
         said = self._faults.completion_tokens(completion_tokens)
-        return b'%b%d,"completion_tokens":%d}}\n\n' % (self._usage_head, self._prompt_tokens + said, said)
+        return b'%b%d,"completion_tokens":%d}' % (self._usage_head, self._prompt_tokens + said, said)
 
     def usage_event(self) -> bytes:
         """The event after the last token, b"" where usage is to be absent."""
         if "usage-absent" in self._faults:
             return b""
         usage = to_json(usage_of(self._prompt_tokens, self._completion_tokens, self._faults))
-        return self._event_head + b'],"usage":' + usage + b"}\n\n"
+        return self._event_head + b'],"usage":' + usage + _FINGERPRINT + b"}\n\n"
 
     def long_event(self, size: int) -> bytes:
         """An event without a token whose line is `size` bytes longer than it should be."""
@@ -124,6 +130,13 @@ class AnswerFormat:
 
     def broken_event(self) -> bytes:
         return self._event_head + b"\n\n"
+
+    def closing(self, include_usage: bool) -> bytes:
+        return (self.usage_event() if include_usage else b"") + DONE
+
+    def failure(self) -> bytes:
+        """What ends a stream in which the engine failed."""
+        return ENGINE_DEAD_EVENT + DONE
 
     @property
     def _completion_tokens(self) -> int:

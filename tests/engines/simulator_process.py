@@ -15,6 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "engines.simulator"]
 PATIENCE_S = 20
+LONG = {"max_tokens": 8000, "ignore_eos": True}
+USAGE = {"stream": True, "stream_options": {"include_usage": True}}
 
 
 def wait_until(condition, seconds=PATIENCE_S):
@@ -26,6 +28,15 @@ def wait_until(condition, seconds=PATIENCE_S):
             return value
         time.sleep(0.01)
     raise AssertionError("it did not happen in time")
+
+
+def run_to_end(command):
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20, check=False)
+
+
+def text_of(chunks, index=0):
+    choices = [choice for chunk in chunks for choice in chunk["choices"] if choice["index"] == index]
+    return "".join(choice["delta"].get("content", "") for choice in choices)
 
 
 class Answer:

@@ -22,8 +22,16 @@ NOW = datetime(2030, 1, 1, tzinfo=UTC)
 class Portal:
     """Its address, and requests to it as a user."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, server: uvicorn.Server) -> None:
+        self.server = server
+        self.tokens: dict[int, str] = {}
+        self.port = server.servers[0].sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    @property
+    def long_way(self) -> int:
+        """How many requests uvicorn and ASGI have answered; the others went the short way."""
+        return self.server.server_state.total_requests
 
     def headers(self, user) -> dict[str, str]:
         return {"Authorization": f"Bearer {issue_tokens(user)[0]}"}
@@ -41,18 +49,20 @@ class Portal:
 
 
 @pytest.fixture
-def portal(transactional_db, empty_redis):
+def portal(transactional_db, empty_redis, raw_engine):  # the engine outlives it
+    from inference.front import Front
     from vllm_portal.asgi import application
 
-    config = uvicorn.Config(application, port=0, log_config=None, lifespan="on", timeout_graceful_shutdown=5)
+    config = uvicorn.Config(
+        application, port=0, http=Front, log_config=None, lifespan="on", timeout_graceful_shutdown=5
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
     thread.start()
     while not server.started:
         assert thread.is_alive(), "the web process did not start"
         thread.join(0.005)
-    port = server.servers[0].sockets[0].getsockname()[1]
-    yield Portal(f"http://127.0.0.1:{port}")
+    yield Portal(server)
     server.should_exit = True
     thread.join(20)
     assert not thread.is_alive()
@@ -113,8 +123,8 @@ def eventually():
 @pytest.fixture
 def write_timeout(portal):
     """write_timeout(seconds): how long the portal waits for a client that takes nothing, from now on."""
-    from inference.client import TICKS
     from inference.gateway import _gateways
+    from inference.watch import TICKS
 
     (gateway,) = _gateways.values()
 

@@ -7,21 +7,25 @@ import time
 import pytest
 from django.db import connection
 
+from accounts import quotas
 from accounts.models import TokenLimit
 from accounts.quotas import ledger_lock
 from inference import usage
-from inference.admission import Admission, PromptTooLarge
+from inference.admission import Admission
 from inference.errors import InvalidKey, LimitReached, TryLater
 from inference.ledger_link import LedgerAway, LedgerLink
+from inference.limits import PromptTooLarge
 from inference.models import UsageRecord
+from inference.routing import Caller
 from vllm_portal.config import get_config
 from vllm_portal.redis_client import client
 
 META = {"engine_id": "00000000-0000-0000-0000-000000000000", "model": "m", "path": "/v1/x", "streamed": False,
         "started_ms": 1_900_000_000_000}  # fmt: skip
+ALICE = Caller(1, "alice", False, 1, 0)
 
 
-def ledger(scenario, *, lease_s: float = 30.0, load=None):
+def ledger(scenario, *, lease_s: float = 30.0, load=None, **waiting):
     """Runs `scenario(admission)` in an event loop of its own."""
 
     async def no_load(user_id):
@@ -30,7 +34,7 @@ def ledger(scenario, *, lease_s: float = 30.0, load=None):
     async def main():
         link = LedgerLink(get_config().redis)
         await link.open()
-        admission = Admission(link, load or no_load, lease_s)
+        admission = Admission(link, load or no_load, lease_s, **waiting)
         try:
             return await scenario(admission)
         finally:
@@ -41,17 +45,17 @@ def ledger(scenario, *, lease_s: float = 30.0, load=None):
     return asyncio.run(main())
 
 
-def quota(user_id: int = 1, **fields) -> None:
+def quota(subject: int | str = 1, **fields) -> None:
     values = {"pl": 100, "gl": 50, "pu": 0, "gu": 0, "pr": 0, "gr": 0, "ver": 1, "on": 1, **fields}
-    client().hset(f"quota:{user_id}", mapping=values)
+    client().hset(f"quota:{subject}", mapping=values)
 
 
-def held(user_id: int = 1) -> dict[str, int]:
-    return {name: int(value) for name, value in client().hgetall(f"quota:{user_id}").items()}
+def held(subject: int | str = 1) -> dict[str, int]:
+    return {name: int(value) for name, value in client().hgetall(f"quota:{subject}").items() if value}
 
 
 async def reserve(admission, prompt=10, generated=5, **options):
-    options = {"user_id": 1, "token_version": 1, "meta": META, **options}
+    options = {"caller": ALICE, "meta": META, **options}
     return await admission.reserve(prompt_tokens=prompt, generated_tokens=generated, **options)
 
 
@@ -130,7 +134,7 @@ def test_a_caller_who_leaves_during_admission_holds_nothing():
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         for _ in range(3):
-            await admission._link.ask(b"reap", b"1")
+            await admission.link.ask(b"reap", b"1")
 
     ledger(scenario)
     assert (held()["pr"], held()["gr"]) == (0, 0)
@@ -175,7 +179,7 @@ def test_a_settlement_that_redis_missed_is_sent_again(redis_server):
 
     async def scenario(admission):
         reservation = await reserve(admission)
-        admission._link._transport.abort()  # the line breaks
+        admission.link._transport.abort()  # the line breaks
         admission.settle(reservation, prompt_tokens=7, generated_tokens=3, outcome="completed", exact=True)
         assert await admission.drain(5)
 
@@ -258,9 +262,10 @@ def test_loading_a_user_counts_what_is_still_on_its_way_and_what_is_open(alice):
     client().hset("open:x", mapping={"u": alice.pk, "p": 11, "g": 4, "cp": 0, "cg": 0, "m": "{}"})
     client().zadd("open", {"x": 4e12})
     client().rpush("outbox", record("r1", alice.pk))
-    usage.load(alice.pk)
+    usage.load(str(alice.pk))
     assert held(alice.pk) == {
         "pl": 10_000, "gl": 1_000, "pu": 107, "gu": 3, "pr": 11, "gr": 4, "ver": 1, "on": 1,
+        "rm": get_config().default_requests_per_minute, "n": 0, "lim": 0,
     }  # fmt: skip
 
 
@@ -268,3 +273,52 @@ def test_a_batch_costs_few_queries(alice, django_assert_max_num_queries):
     client().rpush("outbox", *(record(f"r{i}", alice.pk) for i in range(300)))
     with django_assert_max_num_queries(12 if connection.vendor == "postgresql" else 14):
         usage.flush()
+
+
+def interrupted(user, lose) -> None:
+    """One request is open and one was settled a moment ago when the connection breaks; `lose` takes from Redis what
+    the break took. Afterwards the open one is settled, too."""
+
+    async def load(subject):
+        await asyncio.to_thread(usage.load, subject)
+
+    async def scenario(admission):
+        who = Caller(user.pk, user.username, False, user.token_version, 0)
+        still_open = await reserve(admission, caller=who)
+        ended = await reserve(admission, caller=who)
+        admission.settle(ended, prompt_tokens=7, generated_tokens=3, outcome="completed", exact=True)
+        await admission.link.ask(b"reap", b"1")
+        lose()
+        client().client_kill_filter(_type="normal")
+        for _ in range(500):
+            await asyncio.sleep(0.01)
+            if admission.link._was_ready and client().exists(f"open:{still_open.request_id}") and _outbox():
+                break
+        await asyncio.to_thread(usage.flush)
+        for user_id in admission.recount():
+            await asyncio.to_thread(quotas.drop, user_id)
+        third = await reserve(admission, caller=who, prompt=1, generated=1)
+        assert (held(user.pk)["pu"], held(user.pk)["pr"]) == (7, 11)
+        for reservation in (still_open, third):
+            admission.settle(reservation, prompt_tokens=1, generated_tokens=1, outcome="completed", exact=True)
+
+    ledger(scenario, load=load)
+    usage.flush()
+    assert sorted(UsageRecord.objects.values_list("prompt_tokens", flat=True)) == [1, 1, 7]
+    assert {name: held(user.pk)[name] for name in ("pu", "gu", "pr", "gr")} == {"pu": 9, "gu": 5, "pr": 0, "gr": 0}
+
+
+def _outbox() -> bool:
+    return client().llen("outbox") > 0
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("lost", ["nothing", "everything", "the last second"])
+def test_what_a_redis_that_crashed_has_lost_is_told_again(alice, lost):
+    def lose():
+        if lost == "everything":
+            client().flushdb()
+        elif lost == "the last second":
+            client().delete("outbox", "open", *client().keys("open:*"))
+
+    interrupted(alice, lose)

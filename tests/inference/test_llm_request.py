@@ -2,10 +2,12 @@
 
 import json
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 
-from inference import chat, conversations
+from accounts.models import ApiKey
+from inference import api, chat, conversations
 from inference.models import Conversation, Message, UsageRecord
 from tests.fakes.upstream import completion, event, http, last_event, sse, streamed, whole
 from tests.inference.conftest import ready_engine
@@ -78,20 +80,6 @@ def test_a_turn_whose_answer_fails_is_not_stored(ask, alice, raw_engine):
     answer = ask(alice, memory=True)
     assert (answer.status_code, list(answer.json())) == (502, ["detail"])
     assert not Message.objects.exists()
-
-
-def test_a_history_beyond_the_context_loses_its_oldest_turns_from_the_request_only(ask, alice, raw_engine):
-    conversation = conversations.start(alice, NOW)
-    for number in range(40):
-        conversations.add_turn(conversation, f"question {number} " + "word " * 25, "answer " * 25, NOW)
-    assert ask(alice, "now", memory=True).status_code == 200
-    sent = messages(raw_engine)
-    assert sent[0][0] == "system"
-    assert sent[-1] == ("user", "now")
-    kept = [content.split()[1] for role, content in sent[1:-1] if role == "user"]
-    assert kept == [str(number) for number in range(40 - len(kept), 40)], "whole turns, the newest, in order"
-    assert 0 < len(kept) < 40
-    assert conversation.messages.count() == 82
 
 
 def test_a_model_without_a_chat_template_gets_a_transcript(portal, alice, raw_engine):
@@ -238,6 +226,16 @@ def test_a_used_up_limit_is_429_and_says_so(ask, alice, limit):
     answer = ask(alice)
     assert answer.status_code == 429
     assert "generated tokens" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(("allowed", "models"), [([], None), (["tiny"], frozenset({"tiny"}))])
+def test_a_key_is_known_to_the_data_plane_with_its_version_and_its_models(alice, allowed, models):
+    key = ApiKey.objects.create(user=alice, name="k", digest="d", scopes=["inference"], allowed_models=allowed,
+                                version=3, created_at=NOW)  # fmt: skip
+    caller = api._caller(SimpleNamespace(user=alice, auth=key))
+    assert (caller.user_id, caller.key_id, caller.key_version, caller.models) == (alice.pk, key.pk, 3, models)
+    caller = api._caller(SimpleNamespace(user=alice, auth=None))
+    assert (caller.user_id, caller.key_id, caller.key_version, caller.models) == (alice.pk, None, 0, None)
 
 
 def test_numbers_of_conversations_are_never_reused(alice):

@@ -1,5 +1,6 @@
 """The filter between an engine's stream and the client's, at every place where a packet may end."""
 
+import json
 from itertools import pairwise
 
 import pytest
@@ -104,8 +105,10 @@ def test_a_usage_without_end_is_refused():
 
 def test_an_error_event_is_no_success_although_done_follows():
     stream = silent()
-    stream.feed(sse(b'{"error": {"message": "boom", "code": 500}}', DONE))
+    told = stream.feed(sse(b'{"error": {"message": "boom", "type": "Dead", "param": null, "code": 500}}', DONE))
     assert (stream.failed, stream.done) == (True, True)
+    error = {"message": "boom", "type": "Dead", "param": None, "code": "engine_error"}
+    assert told == sse(json.dumps({"error": error}, separators=(",", ":")).encode(), DONE)
 
 
 def test_an_event_without_end_is_refused():
@@ -120,6 +123,42 @@ def test_a_usage_that_is_no_usage_is_refused_when_it_is_asked_for():
     stream.feed(b'data: {"choices":[{"index":0}],"usage":{"prompt_tokens":"many"}}\n\n')
     with pytest.raises(BadStream):
         stream.usage()
+
+
+def finished(text: str, prompt: int, generated: int, index: int = 0, ending: bytes = b"") -> bytes:
+    """A choice's last chunk, with `ending` before its end."""
+    chunk = event(text, prompt, generated, index).replace(b'"finish_reason":null', b'"finish_reason":"stop"')
+    return chunk[:-1] + ending + b"}"
+
+
+PRINT = b',"system_fingerprint":"vllm-1"'
+
+
+def test_the_fingerprint_is_in_the_last_message_that_the_client_gets():
+    told = sse(event("a", 5, 1), finished("b", 5, 2), last_event(5, 2)[:-1] + PRINT + b"}", DONE)
+    expected = sse(without_usage(event("a", 5, 1)), without_usage(finished("b", 5, 2))[:-1] + PRINT + b"}", DONE)
+    for cut in range(0, len(told), 7):
+        assert run(silent(), told[:cut], told[cut:]) == expected
+    kept = Filter(keep_usage=True, keep_continuous=False)
+    assert run(kept, told) == told.replace(event("a", 5, 1), without_usage(event("a", 5, 1))).replace(
+        finished("b", 5, 2), without_usage(finished("b", 5, 2))
+    )
+
+
+def test_a_known_fingerprint_is_in_the_last_message_of_each_choice():
+    told = sse(finished("a", 5, 1), finished("b", 5, 1, index=1), last_event(5, 2)[:-1] + PRINT + b"}", DONE)
+    known = {}
+    both = {"keep_usage": False, "keep_continuous": False, "choices": 2, "choices_per_prompt": 2, "known": known}
+    first = run(Filter(**both), told)
+    assert (first.count(b'"stop"'), first.count(PRINT)) == (2, 1), "that of the first was not known in time"
+    assert run(Filter(**both), told).count(PRINT + b"}\n\n") == 2
+
+
+def test_an_engine_without_a_fingerprint_loses_nothing():
+    told = sse(event("a", 5, 1), finished("b", 5, 2), last_event(5, 2), DONE)
+    assert run(silent(), told) == sse(without_usage(event("a", 5, 1)), without_usage(finished("b", 5, 2)), DONE)
+    broken_off = told[: -len(sse(last_event(5, 2), DONE))]
+    assert b'"stop"' in run(silent(), broken_off)
 
 
 def test_null_usage_passes():

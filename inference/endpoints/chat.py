@@ -1,0 +1,36 @@
+"""OpenAI's chat completions."""
+
+from typing import Any
+
+from inference.body import Body
+from inference.endpoints.generation import Generation, ask_for_counts, examine_choices
+from inference.routing import Route
+
+# What a chat's prompt is made of.
+_RENDERED = (
+    "messages",
+    "tools",
+    "documents",
+    "chat_template_kwargs",
+    "add_generation_prompt",
+    "continue_final_message",
+    "add_special_tokens",
+)
+
+
+class ChatCompletions(Generation):
+    path = "/v1/chat/completions"
+    limit_fields = ("max_completion_tokens", "max_tokens")
+    prompt_fields = ("messages",)
+
+    def examine(self, body: Body) -> None:
+        super().examine(body)
+        examine_choices(body)
+        ask_for_counts(body)
+
+    def token_counts(self, body: Body, route: Route) -> list[dict[str, Any] | int]:
+        fields = body.fields
+        return [{"model": route.model, **{name: fields[name] for name in _RENDERED if name in fields}}]
+
+
+CHAT = ChatCompletions()

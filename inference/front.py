@@ -1,0 +1,332 @@
+"""The client's side: one connection of the web server. Uvicorn starts it for each connection that it accepts.
+
+    data ──┬─ an inference request as clients send it ── Exchange ── answer      no task, no ASGI
+           └─ anything else ── Plain: uvicorn's own protocol ── ASGI ── Django, or the data plane's other paths
+
+What goes the short way is decided per request, by an exact request line and a head without surprises; whatever looks
+unusual is given, byte for byte, to uvicorn, whose answer ends before this connection is looked at again. So the short
+way needs no error handling of its own for what it does not know: an unknown caller, an unknown model, a chunked body.
+"""
+
+import asyncio
+import re
+from typing import Any
+
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from inference.call import Call
+from inference.endpoints import ENDPOINTS
+from inference.endpoints.base import Endpoint
+from inference.errors import ApiError, ModelNotFound
+from inference.exchange import Exchange
+from inference.gateway import Gateway, running_gateway
+from inference.limits import Revoked
+from inference.request_head import Head, read_head, without_upgrade
+from inference.upstream import Headers
+from vllm_portal.log import new_id
+
+MAX_AHEAD = 64 * 1024  # of a next request that comes before this one is answered
+REASONS = {200: b"OK", 400: b"Bad Request", 404: b"Not Found", 413: b"Content Too Large", 429: b"Too Many Requests"}
+
+_SHORT = ("/v1/chat/completions", "/chat/completions", "/v1/completions", "/v1/embeddings")
+_LINES: dict[bytes, Endpoint] = {
+    b"POST %b%b HTTP/1.1" % (path.encode(), slash): ENDPOINTS[path if path.startswith("/v1") else "/v1" + path]
+    for path in _SHORT
+    for slash in (b"", b"/")
+}
+_ENGINE_LINE = re.compile(
+    rb"POST /engines/([0-9a-f-]{36})(/v1/(?:chat/completions|completions|embeddings))/? HTTP/1\.1\Z"
+)
+
+
+class Front(asyncio.Protocol):
+    """Also the exchange's Client: an answer is written as it comes, its head together with its first bytes."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._server = (config, server_state, app_state, _loop)
+        self._connections = server_state.connections
+        self._state = server_state
+        self._loop = _loop or asyncio.get_event_loop()
+        self._plain: Plain | None = None
+        self._plane: Gateway | None = None
+        self._transport: Any = None
+        self._head_bytes = b""
+        self._head: Head | None = None
+        self._endpoint: Endpoint | None = None
+        self._engine_id: str | None = None
+        self._body: list[bytes] = []
+        self._missing = 0
+        self._whole_body = b""
+        self._ahead = b""
+        self._exchange: Exchange | None = None
+        self._answer_head = b""
+        self._chunked = False
+        self._closing = False
+        self._writable = True
+        self.waiting_since = 0
+        """The watch's tick at which the client last did what it was waited for: to read, or to send."""
+
+    # What asyncio and uvicorn call
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self._connections.add(self)  # type: ignore[arg-type]
+        self._plane = running_gateway(self._loop)
+        if self._plane:
+            self._plane.watch.begin(self)
+            self.waiting_since = self._plane.watch.tick
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connections.discard(self)  # type: ignore[arg-type]
+        if self._plane:
+            self._plane.watch.end(self)
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.abandon()
+        if self._plain is not None:
+            self._plain.connection_lost(exc)
+
+    def eof_received(self) -> None:
+        return None
+
+    def pause_writing(self) -> None:
+        self._writable = False
+        if self._plane:
+            self.waiting_since = self._plane.watch.tick
+        if self._exchange is not None:
+            self._exchange.pause()
+        if self._plain is not None:
+            self._plain.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._writable = True
+        if self._exchange is not None:
+            self._exchange.resume()
+        if self._plain is not None:
+            self._plain.resume_writing()
+
+    def shutdown(self) -> None:
+        """The server stops: what runs may end, nothing new begins."""
+        self._closing = True
+        if self._exchange is None and not self._is_plain():
+            self._transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        if self._plain is not None and self._plain.busy:
+            if self._plane:
+                self.waiting_since = self._plane.watch.tick
+            self._plain.data_received(data)
+        elif self._exchange is not None:
+            self._ahead += data
+            if len(self._ahead) > MAX_AHEAD:
+                self._transport.pause_reading()
+        elif self._missing:
+            self._more(data)
+        else:
+            self._begin(data)
+
+    # A request
+
+    def _begin(self, data: bytes) -> None:
+        end = data.find(b"\r\n")
+        head_end = data.find(b"\r\n\r\n", end)
+        if self._plane is None or head_end < 0 or not self._aim(data[:end]):
+            self._hand_over(data, head_end)
+            return
+        head = self._head = read_head(data[end + 2 : head_end + 2])
+        if head is None or head.length > self._plane.max_body_bytes:
+            self._hand_over(data, head_end)
+            return
+        self._head_bytes = data[: head_end + 4]
+        self._missing = head.length
+        self._more(data[head_end + 4 :])
+
+    def _aim(self, line: bytes) -> bool:
+        """Whether the request line is of the short way, and what it is aimed at."""
+        self._engine_id = None
+        endpoint = _LINES.get(line)
+        if endpoint is None and (found := _ENGINE_LINE.match(line)):
+            endpoint = ENDPOINTS[found[2].decode()]
+            self._engine_id = found[1].decode()
+        self._endpoint = endpoint
+        return endpoint is not None
+
+    def _more(self, data: bytes) -> None:
+        missing = self._missing - len(data)
+        if missing > 0:
+            self._missing = missing
+            self._body.append(data)
+            assert self._plane is not None
+            self.waiting_since = self._plane.watch.tick
+            return
+        if missing < 0:
+            data, self._ahead = data[:missing], data[missing:]
+        self._missing = 0
+        if self._body:
+            self._body.append(data)
+            data = b"".join(self._body)
+            self._body = []
+        self._dispatch(data)
+
+    def _dispatch(self, data: bytes) -> None:
+        plane, head, endpoint = self._plane, self._head, self._endpoint
+        assert plane is not None
+        assert head is not None
+        assert endpoint is not None
+        caller = plane.callers.known(head.token)
+        if caller is None or not caller.may_infer:
+            self._hand_over(self._head_bytes + data, len(self._head_bytes) - 4)
+            return
+        try:
+            body = endpoint.parse(data)
+            route = plane.routes.find(caller, self._engine_id, body.model)
+        except ModelNotFound:  # it may have become ready a moment ago
+            self._hand_over(self._head_bytes + data, len(self._head_bytes) - 4)
+            return
+        except ApiError as error:
+            self.fail(error)
+            return
+        self._whole_body = data
+        head.identity = head.identity or new_id()
+        call = Call(caller, route, endpoint, body, head.identity)
+        exchange = self._exchange = Exchange(plane.relay, call, self)
+        exchange.begin()
+        if not self._writable:
+            exchange.pause()
+
+    # The answer: what the exchange calls
+
+    def start(self, status: int, headers: Headers) -> None:
+        assert self._head is not None
+        self._chunked = all(name != b"content-length" for name, _ in headers)
+        lines = [b"%b: %b\r\n" % header for header in headers]
+        self._answer_head = b"HTTP/1.1 %d %b\r\n%b%b%bx-request-id: %b\r\n%b\r\n" % (
+            status,
+            REASONS.get(status, b"-"),
+            _default_headers(self._state.default_headers),
+            b"".join(lines),
+            b"transfer-encoding: chunked\r\n" if self._chunked else b"",
+            self._head.identity.encode(),
+            b"connection: close\r\n" if self._head.close or self._closing else b"",
+        )
+
+    def write(self, data: bytes, more: bool) -> None:
+        head, self._answer_head = self._answer_head, b""
+        if self._chunked:
+            end = b"" if more else b"0\r\n\r\n"
+            data = b"%b%x\r\n%b\r\n%b" % (head, len(data), data, end) if data else head + end
+        elif head:
+            data = head + data
+        self._transport.write(data)
+        if not more:
+            self._done()
+
+    def fail(self, error: ApiError) -> None:
+        assert self._endpoint is not None
+        assert self._head is not None
+        assert self._plane is not None
+        if isinstance(error, Revoked):  # or what was known of the caller is old: the long way looks again
+            self._exchange = None
+            self._plane.callers.forget_one(self._head.token)
+            self._hand_over(self._head_bytes + self._whole_body, len(self._head_bytes) - 4)
+            return
+        self._head.identity = self._head.identity or new_id()
+        data = self._endpoint.error(error)
+        self.start(error.status, [*error.headers(), (b"content-length", b"%d" % len(data))])
+        self.write(data, False)
+
+    def _done(self) -> None:
+        assert self._head is not None
+        assert self._plane is not None
+        self._exchange = None
+        self._whole_body = b""
+        self.waiting_since = self._plane.watch.tick
+        if self._head.close or self._closing:
+            self._transport.close()
+        elif self._ahead:
+            ahead, self._ahead = self._ahead, b""
+            self._transport.resume_reading()
+            self._loop.call_soon(self.data_received, ahead)
+
+    def give_up(self, ticks: int, idle_ticks: int) -> None:
+        """Called at each tick of the watch: a client that takes nothing, or sends no more of its request, for `ticks`
+        is given up; a connection without a request is closed after `idle_ticks`."""
+        assert self._plane is not None
+        waited = self._plane.watch.tick - self.waiting_since
+        plain = self._plain
+        if self._missing or not self._writable or (plain is not None and not plain.between):
+            if waited > ticks:
+                self._transport.abort()
+        elif self._exchange is None and not self._is_plain() and waited > idle_ticks:
+            self._transport.close()
+
+    # The long way
+
+    def rested(self) -> None:
+        """A request has been answered on the long way."""
+        if self._plane:
+            self.waiting_since = self._plane.watch.tick
+        if self._closing and not self._is_plain():
+            self._transport.close()
+
+    def _is_plain(self) -> bool:
+        return self._plain is not None and self._plain.busy
+
+    def _hand_over(self, data: bytes, head_end: int) -> None:
+        """To uvicorn, until its answer to this has ended; `head_end` is where the head's last line ends, or -1. A wish
+        to change to another protocol is taken out, as RFC 9110 (7.8) allows: uvicorn would stop reading there, and
+        the client wait for ever."""
+        data = without_upgrade(data, head_end)
+        ahead, self._ahead = self._ahead, b""
+        if self._plain is None:
+            config, state, app_state, loop = self._server
+            self._plain = Plain(config, state, app_state, loop)
+            self._plain.front = self
+            self._plain.connection_made(self._transport)
+        self._transport.resume_reading()
+        self._plain.data_received(data + ahead)
+
+
+class Plain(HttpToolsProtocol):
+    """Uvicorn's protocol on a connection that is not its own: it gets the requests that it is handed."""
+
+    front: "Front"
+    between = True
+    """Requests: none has begun that has not been read whole."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether it is in the middle of a request or of its answer."""
+        return not self.between or bool(self.pipeline) or (self.cycle is not None and not self.cycle.response_complete)
+
+    def on_message_begin(self) -> None:
+        self.between = False
+        super().on_message_begin()
+
+    def on_message_complete(self) -> None:
+        self.between = True
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._unset_keepalive_if_required()  # the front closes what is idle
+        self.front.rested()
+
+
+_defaults: tuple[Any, bytes] = (None, b"")
+
+
+def _default_headers(headers: list[tuple[bytes, bytes]]) -> bytes:
+    """Uvicorn's own, such as the date; it makes a new list each second."""
+    global _defaults
+    if _defaults[0] is not headers:
+        _defaults = (headers, b"".join([b"%b: %b\r\n" % header for header in headers]))
+    return _defaults[1]
