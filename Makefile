@@ -10,7 +10,8 @@ CHECKS := PORTAL_CONFIG=/dev/null PORTAL_DATA_DIR=$(CURDIR)/.venv/check-data
 
 # Tests that touch no database, or bring their own: once is enough.
 ONCE := tests/test_config.py tests/test_docs.py tests/test_imports.py tests/test_supervisor.py tests/journeys \
-	tests/engines/launchers tests/engines/test_simulator.py tests/inference/test_sse.py tests/inference/test_upstream.py
+	tests/engines/launchers tests/engines/simulator tests/inference/test_sse.py tests/inference/test_upstream.py \
+	tests/inference/test_body.py tests/inference/test_endpoints_streams.py tests/inference/test_endpoints_media.py tests/cli
 
 .PHONY: help run test test-real bench lint format requirements clean
 .DEFAULT_GOAL := help

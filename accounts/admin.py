@@ -4,6 +4,7 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
+from django.contrib.admin.options import InlineModelAdmin
 from django.contrib.auth.admin import UserAdmin
 from django.contrib.auth.forms import AdminUserCreationForm, UserChangeForm
 from django.contrib.auth.models import Group
@@ -12,6 +13,9 @@ from django.http import HttpRequest
 
 from accounts import people, quotas
 from accounts.errors import NotYourself
+from accounts.keys import PACES
+from accounts.keys_admin import KeyInline
+from accounts.keys_serializers import COUNTABLE
 from accounts.models import Role, TokenLimit, User
 
 admin.site.unregister(Group)
@@ -63,6 +67,12 @@ def _tokens() -> forms.IntegerField:
     return forms.IntegerField(min_value=0, max_value=quotas.MOST, show_hidden_initial=True)
 
 
+def _pace(most: int = quotas.MOST) -> forms.IntegerField:
+    return forms.IntegerField(
+        required=False, min_value=0, max_value=most, show_hidden_initial=True, help_text="Empty: no such limit."
+    )
+
+
 TOKENS = ("prompt_token_limit", "prompt_token_number", "gen_token_limit", "gen_token_number")
 
 
@@ -71,10 +81,15 @@ class TokenLimitForm(forms.ModelForm):
     gen_token_limit = _tokens()
     prompt_token_number = _tokens()
     gen_token_number = _tokens()
+    requests_per_minute = _pace(COUNTABLE)
+    tokens_per_minute = _pace()
+    tokens_per_day = _pace()
+    tokens_per_month = _pace()
+    requests_at_once = _pace(COUNTABLE)
 
     class Meta:
         model = TokenLimit
-        fields = TOKENS
+        fields = (*TOKENS, *PACES)
 
     def clean(self) -> dict[str, Any]:
         given = super().clean()
@@ -98,6 +113,7 @@ class TokenLimitForm(forms.ModelForm):
         user = self.instance.user
         quotas.set_limits(user, typed.get("prompt_token_limit"), typed.get("gen_token_limit"))
         quotas.add_numbers(user, more.get("prompt_token_number", 0), more.get("gen_token_number", 0))
+        quotas.set_paces(user, {name: self.cleaned_data[name] for name in self.changed_data if name in PACES})
         return self.instance
 
     def save_m2m(self) -> None:
@@ -107,9 +123,9 @@ class TokenLimitForm(forms.ModelForm):
 class TokenLimitInline(admin.StackedInline):
     model = TokenLimit
     form = TokenLimitForm
-    fields = (("prompt_token_limit", "prompt_token_number"), ("gen_token_limit", "gen_token_number"))
+    fields = (("prompt_token_limit", "prompt_token_number"), ("gen_token_limit", "gen_token_number"), *PACES)
     can_delete = False
-    verbose_name = verbose_name_plural = "tokens: what may be spent in total, and what was"
+    verbose_name = verbose_name_plural = "limits: what may be spent in total and by time, and what was"
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Each user has the one row since they were made."""
@@ -133,8 +149,8 @@ class PeopleAdmin(UserAdmin):
     list_select_related = ("token_limit",)
     actions = ("disable", "enable", "double_limits")
 
-    def get_inlines(self, request: HttpRequest, obj: User | None) -> list[type[TokenLimitInline]]:
-        return [TokenLimitInline] if obj else []
+    def get_inlines(self, request: HttpRequest, obj: User | None) -> list[type[InlineModelAdmin]]:
+        return [TokenLimitInline, KeyInline] if obj else []
 
     def get_form(self, request: HttpRequest, obj: User | None = None, **kwargs: Any) -> type[forms.ModelForm]:
         if obj is not None and obj.pk == request.user.pk:

@@ -11,12 +11,11 @@ from rest_framework.response import Response
 from rest_framework.serializers import Serializer
 from rest_framework.views import APIView
 
-from accounts import people, quotas
-from accounts.auth import IsAdmin, issue_tokens, log_in, renew
+from accounts import people, quotas, sessions
+from accounts.auth import BearerAuthentication, IsAdmin, bearer, issue_tokens, log_in, renew
 from accounts.errors import NotAuthenticated, WrongLogin
 from accounts.models import User
 from accounts.serializers import (
-    AccessSerializer,
     AddedSerializer,
     AddUserSerializer,
     DetailSerializer,
@@ -41,6 +40,18 @@ def _valid(form: type[Serializer], request: Request) -> dict[str, Any]:
     given = form(data=json_object(request.data))
     given.is_valid(raise_exception=True)
     return given.validated_data
+
+
+def _logged_in(user: User, access: str, refresh: str) -> dict[str, str]:
+    return {"username": user.username, "access_token": access, "token_type": "bearer", "refresh_token": refresh}
+
+
+_WELCOME = OpenApiExample(
+    "Welcome",
+    {"username": "alice", "access_token": "ey…", "token_type": "bearer", "refresh_token": "ey…"},
+    response_only=True,
+    status_codes=["200"],
+)
 
 
 class _TokenEndpoint(APIView):
@@ -68,12 +79,7 @@ class TokenView(_TokenEndpoint):
         auth=[],
         examples=[
             OpenApiExample("Login", {"username": "alice", "password": "…"}, request_only=True),
-            OpenApiExample(
-                "Welcome",
-                {"username": "alice", "access_token": "ey…", "token_type": "bearer", "refresh_token": "ey…"},
-                response_only=True,
-                status_codes=["200"],
-            ),
+            _WELCOME,
         ],
     )
     def post(self, request: Request) -> Response:
@@ -82,33 +88,52 @@ class TokenView(_TokenEndpoint):
             user = log_in(given["username"], given["password"])
         except WrongLogin as error:
             raise AuthenticationFailed(str(error)) from None
-        access, refresh = issue_tokens(user)
-        return Response(
-            {"username": user.username, "access_token": access, "token_type": "bearer", "refresh_token": refresh}
-        )
+        return Response(_logged_in(user, *issue_tokens(user)))
 
 
 class RefreshView(_TokenEndpoint):
-    """A new access token for a refresh token."""
+    """New tokens for a refresh token, which is worthless from then on. One that comes a second time is in the hands of
+    two: then all tokens of that log-in stop counting."""
 
     @extend_schema(
         request={
             "application/json": RefreshSerializer,
             "application/x-www-form-urlencoded": RefreshSerializer,
         },
-        responses={200: AccessSerializer, 401: DetailSerializer},
+        responses={200: LoggedInSerializer, 401: DetailSerializer},
         auth=[],
+        examples=[OpenApiExample("Renew", {"refresh_token": "ey…"}, request_only=True), _WELCOME],
     )
     def post(self, request: Request) -> Response:
         try:
-            user, access = renew(_valid(RefreshSerializer, request)["refresh_token"])
+            user, access, refresh = renew(_valid(RefreshSerializer, request)["refresh_token"], request.arrived)
         except NotAuthenticated as error:
             raise AuthenticationFailed(str(error)) from None
-        return Response({"username": user.username, "access_token": access, "token_type": "bearer"})
+        return Response(_logged_in(user, access, refresh))
+
+
+class LogoutView(APIView):
+    """Logs out: the access token that you send, and all that came from the same log-in, stop counting. Your other
+    log-ins live on, and so do your API keys."""
+
+    authentication_classes = (BearerAuthentication,)
+
+    @extend_schema(
+        request=None,
+        responses=MessageSerializer,
+        examples=[OpenApiExample("Done", {"message": "You are logged out."}, response_only=True)],
+    )
+    def post(self, request: Request) -> Response:
+        if request.auth is not None:
+            raise CallerError("An API key does not log out; revoke it with DELETE /api/v1/keys/<id>.")
+        sessions.end(sessions.verify(bearer(request) or "").session)
+        return Response({"message": "You are logged out."})
 
 
 class TokenInfoView(APIView):
     """What you have spent, and may. An admin may name another user."""
+
+    only_reads = True
 
     @extend_schema(request=TokenInfoRequestSerializer, responses=TokenInfoSerializer)
     def post(self, request: Request) -> Response:
@@ -169,6 +194,8 @@ class UpdateTokenNumberView(_AdminEndpoint):
 
 class UserExistenceView(_AdminEndpoint):
     """Whether there is a user of that name."""
+
+    only_reads = True
 
     @extend_schema(request=NamedUserSerializer, responses=ExistenceSerializer)
     def post(self, request: Request) -> Response:

@@ -1,31 +1,27 @@
-"""Who is calling. Both planes ask here: DRF through `BearerAuthentication`, the data plane through `verify`."""
+"""Who is calling. Both planes ask here: DRF through `BearerAuthentication`, the data plane through `verify`, `user_of`
+and `keys.key_of`."""
 
-from dataclasses import dataclass
+from typing import Any
 
+from django.utils import timezone
 from rest_framework.authentication import BaseAuthentication, get_authorization_header
-from rest_framework.exceptions import AuthenticationFailed
+from rest_framework.exceptions import AuthenticationFailed, PermissionDenied
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
-from rest_framework_simplejwt.exceptions import TokenError
-from rest_framework_simplejwt.tokens import AccessToken, RefreshToken, Token
 
+from accounts import keys, scopes
 from accounts.errors import NotAuthenticated, WrongLogin
-from accounts.models import User
-
-
-@dataclass(frozen=True, slots=True)
-class Claims:
-    """What a valid access token says. Whether it still counts is in the user's row: `token_version`, `is_active`."""
-
-    user_id: int
-    token_version: int
-    expires_at: int
-    """Unix time, seconds."""
+from accounts.models import ApiKey, User
+from accounts.sessions import Claims as Claims
+from accounts.sessions import issue_tokens as issue_tokens
+from accounts.sessions import renew as renew
+from accounts.sessions import user_of as user_of
+from accounts.sessions import verify as verify
 
 
 def log_in(username: str, password: str) -> User:
     """Raises WrongLogin. Whether the name exists, or is a disabled user's, does not show, neither in the error nor in
-    the time it takes: the password is hashed once in each case."""
+    the time it takes: the password is hashed once in each case (`hashers` says how that holds for imported ones)."""
     user = User.objects.filter(username=User.normalize_username(username)).first()
     if user is None:
         User().set_password(password)
@@ -35,64 +31,36 @@ def log_in(username: str, password: str) -> User:
     return user
 
 
-def issue_tokens(user: User) -> tuple[str, str]:
-    """(access token, refresh token) for a user who has proven who they are."""
-    refresh = RefreshToken.for_user(user)
-    access = refresh.access_token
-    for token in (refresh, access):
-        _stamp(token, user)
-    return str(access), str(refresh)
-
-
-def _stamp(token: Token, user: User) -> None:
-    token["ver"] = user.token_version
-
-
-def verify(token: str) -> Claims:
-    """Checks signature, type and expiry of an access token; no database. Raises NotAuthenticated."""
-    return _claims(token, AccessToken)
-
-
-def user_of(token: str) -> User:
-    """The user of an access token that counts now. Raises NotAuthenticated."""
-    return _user(verify(token))
-
-
-def renew(refresh_token: str) -> tuple[User, str]:
-    """(user, new access token) for a refresh token that counts now. Raises NotAuthenticated."""
-    user = _user(_claims(refresh_token, RefreshToken))
-    access = RefreshToken(refresh_token).access_token
-    _stamp(access, user)
-    return user, str(access)
-
-
-def _claims(token: str, kind: type[Token]) -> Claims:
-    try:
-        payload = kind(token).payload
-        return Claims(int(payload["user_id"]), int(payload["ver"]), int(payload["exp"]))
-    except (TokenError, KeyError, ValueError, TypeError):
-        name = "access" if kind is AccessToken else "refresh"
-        raise NotAuthenticated(f"The {name} token is invalid or has expired; get a new one from POST /token.") from None
-
-
-def _user(claims: Claims) -> User:
-    user = User.objects.filter(pk=claims.user_id).first()
-    if user is None or not user.is_active or user.token_version != claims.token_version:
-        raise NotAuthenticated("This token no longer counts; get a new one from POST /token.")
-    return user
+def bearer(request: Request) -> str | None:
+    """The access token or API key of the request's `Authorization: Bearer …` or else `x-api-key`; None: it has
+    neither header."""
+    scheme, _, token = get_authorization_header(request).partition(b" ")
+    if scheme.lower() == b"bearer":
+        return token.strip().decode("ascii", "replace")
+    return request.META.get("HTTP_X_API_KEY")
 
 
 class BearerAuthentication(BaseAuthentication):
-    """`Authorization: Bearer <access token>`. Without that header the next class (the browser's session) is asked."""
+    """`Authorization: Bearer <access token or API key>`, `x-api-key: <API key>`. `request.auth` is the ApiKey, or None
+    with an access token. Without those headers the next class (the browser's session) is asked.
 
-    def authenticate(self, request: Request) -> tuple[User, None] | None:
-        scheme, _, token = get_authorization_header(request).partition(b" ")
-        if scheme.lower() != b"bearer":
+    A key's scopes are checked here, where it is accepted, so that no view can forget it: 403 names what is missing.
+    """
+
+    def authenticate(self, request: Request) -> tuple[User, ApiKey | None] | None:
+        token = bearer(request)
+        if token is None:
             return None
         try:
-            return user_of(token.strip().decode("ascii", "replace")), None
+            if not token.startswith(keys.PREFIX):
+                return user_of(token), None
+            key = keys.key_of(token)
         except NotAuthenticated as error:
             raise AuthenticationFailed(str(error)) from None
+        if scope := scopes.missing(key, request.method, request.parser_context["view"]):
+            raise PermissionDenied(f"This API key lacks the scope {scope}.")
+        keys.touch(key, timezone.now())
+        return key.user, key
 
     def authenticate_header(self, request: Request) -> str:
         return "Bearer"
@@ -103,5 +71,5 @@ class IsAdmin(BasePermission):
 
     message = "Only an admin may do this."
 
-    def has_permission(self, request: Request, view: object) -> bool:
+    def has_permission(self, request: Request, view: Any) -> bool:
         return bool(request.user and request.user.is_authenticated and request.user.is_admin)

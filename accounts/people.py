@@ -4,7 +4,7 @@ from django.db import IntegrityError, transaction
 
 from accounts import quotas
 from accounts.errors import NameTaken, NoSuchUser, NotYourself
-from accounts.models import User
+from accounts.models import Role, User
 
 
 def find(username: str) -> User:
@@ -27,14 +27,15 @@ def add(
     generated_limit: int | None = None,
     prompt_number: int | None = None,
     generated_number: int | None = None,
+    role: str = Role.USER,
 ) -> User:
-    """A new user, without admin rights; None: the configured limit, nothing used. Raises NameTaken, also for a name
+    """A new user; None: the configured limit, nothing used. Raises NameTaken, also for a name
     that differs from a taken one by case only (two of those at the very same time do get in)."""
     if User.objects.filter(username__iexact=User.normalize_username(username)).exists():
         raise NameTaken(username)
     try:
         with transaction.atomic():
-            user = User.objects.create_user(username, password=password)
+            user = User.objects.create_user(username, password=password, role=role)
             quotas.set_limits(user, prompt_limit, generated_limit)
             quotas.set_numbers(user, prompt_number, generated_number)
     except IntegrityError:
@@ -48,3 +49,22 @@ def set_active(user: User, active: bool, by: User) -> None:
         raise NotYourself("You cannot disable yourself; another admin can.")
     user.is_active = active
     user.save(update_fields=["is_active"])
+
+
+def change(
+    user: User, by: User, *, role: str | None = None, active: bool | None = None, password: str | None = None
+) -> None:
+    """None leaves it. Every token from before stops counting, and stays so. Raises NotYourself for an admin who would
+    take their own rights away."""
+    if user.pk == by.pk and (active is False or role not in (None, Role.ADMIN)):
+        raise NotYourself("You cannot take your own rights away; another admin can.")
+    changed = []
+    for name, value in (("role", role), ("is_active", active)):
+        if value is not None and value != getattr(user, name):
+            setattr(user, name, value)
+            changed.append(name)
+    if password is not None:
+        user.set_password(password)
+        changed.append("password")
+    if changed:
+        user.save(update_fields=changed)

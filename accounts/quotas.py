@@ -1,16 +1,17 @@
-"""What people may spend: the only place that changes limits and numbers on someone's order. (What requests cost is
-added by the ledger, `inference.usage`.)
+"""What people and their API keys may spend: the only place that changes limits and numbers on someone's order. (What
+requests cost is added by the ledger, `inference.usage`.)
 
-The live counters are a hash in Redis, `quota:<user id>`, which the data plane loads from the database when it is not
-there: pl gl (limits), pu gu (used), pr gr (reserved by open requests), ver (token version), on (1 or 0).
-Whoever changes a row tells the hash after the commit, under the ledger's lock: a load that read the row before the
-commit has then written what it read, and what is told here comes after it.
+The live counters are a hash in Redis, `quota:<subject>`, which the data plane loads from the database when it is not
+there: pl gl (limits), pu gu (used), pr gr (reserved by open requests), ver (version of the rights), on (1 or 0), rm tm
+td tM so (limits by time and number, "" for none). A subject is a user, by its id, or an API key, "k" and its id; a key
+without a limit of its own has MOST. Whoever changes a row tells the hash after the commit, under the ledger's lock: a
+load that read the row before the commit has then written what it read, and what is told here comes after it.
 """
 
 import logging
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import redis
 import redis.lock
@@ -18,7 +19,7 @@ from django.db import transaction
 from django.db.models import F, Value
 from django.db.models.functions import Greatest, Least
 
-from accounts.models import TokenLimit, User
+from accounts.models import ApiKey, KeyLimit, TokenLimit, User
 from vllm_portal.redis_client import client
 
 logger = logging.getLogger(__name__)
@@ -41,9 +42,14 @@ class Numbers(TypedDict):
     gen_tokens_reserved: int
 
 
-def key(user_id: int) -> str:
-    """Name of the user's live counters in Redis."""
-    return f"quota:{user_id}"
+def key(subject: int | str) -> str:
+    """Name of the subject's live counters in Redis."""
+    return f"quota:{subject}"
+
+
+def of_key(key_id: int) -> str:
+    """The API key as a subject."""
+    return f"k{key_id}"
 
 
 def ledger_lock() -> redis.lock.Lock:
@@ -53,15 +59,24 @@ def ledger_lock() -> redis.lock.Lock:
 
 def live_numbers(user: User) -> Numbers:
     """As of now; of the database (half a second old at most) when the counters are not loaded or Redis is away."""
+    return _live(user.pk, TokenLimit.objects.filter(user_id=user.pk))
+
+
+def live_key_numbers(key: ApiKey) -> Numbers:
+    """As `live_numbers`, of one API key; a limit is MOST where the key has none of its own."""
+    return _live(of_key(key.pk), KeyLimit.objects.filter(key_id=key.pk))
+
+
+def _live(subject: int | str, rows: Any) -> Numbers:
     try:
-        live = client().hmget(key(user.pk), "pu", "pl", "pr", "gu", "gl", "gr")
+        live = client().hmget(key(subject), "pu", "pl", "pr", "gu", "gl", "gr")
     except redis.RedisError as error:
         logger.warning("live counters cannot be read: %s", error)
         live = [None]
     if None in live:
-        limit = TokenLimit.objects.get(user_id=user.pk)
-        live = [limit.prompt_token_number, limit.prompt_token_limit, 0]
-        live += [limit.gen_token_number, limit.gen_token_limit, 0]
+        limit = rows.get()
+        live = [limit.prompt_token_number, _or_most(limit.prompt_token_limit), 0]
+        live += [limit.gen_token_number, _or_most(limit.gen_token_limit), 0]
     prompt, prompt_limit, prompt_reserved, generated, generated_limit, generated_reserved = map(int, live)
     return Numbers(
         prompt_token_number=prompt,
@@ -73,6 +88,10 @@ def live_numbers(user: User) -> Numbers:
     )
 
 
+def _or_most(limit: int | None) -> int:
+    return MOST if limit is None else limit
+
+
 def set_limits(user: User, prompt: int | None = None, generated: int | None = None) -> None:
     """0 to MOST tokens; None leaves a limit as it is. Counts from the user's next request on."""
     _update(user, push_limits, prompt_token_limit=prompt, gen_token_limit=generated)
@@ -81,6 +100,15 @@ def set_limits(user: User, prompt: int | None = None, generated: int | None = No
 def double_limits(user: User) -> None:
     twice = {name: Least(F(name) * 2, Value(MOST)) for name in ("prompt_token_limit", "gen_token_limit")}
     _update(user, push_limits, **twice)
+
+
+def set_paces(user: User, paces: dict[str, int | None]) -> None:
+    """Limits by time and number, by the names of their columns; None: no such limit, what is not in it stays. The
+    counters are loaded anew, with what today and this month have cost so far."""
+    if paces:
+        with transaction.atomic():
+            TokenLimit.objects.filter(user_id=user.pk).update(**paces)
+            transaction.on_commit(partial(drop, user.pk))
 
 
 def set_numbers(user: User, prompt: int | None = None, generated: int | None = None) -> None:
@@ -117,54 +145,82 @@ def push_standing(user_id: int) -> None:
     _tell(user_id, ("ver", "on"))
 
 
-def drop(user_id: int) -> None:
+def push_key(key_id: int) -> None:
+    """Tells the live counters an API key's limits, and whether it counts; otherwise as `push_limits`."""
+    _tell(of_key(key_id), ("ver", "on", "pl", "gl"))
+
+
+def drop(subject: int | str) -> None:
     """Forgets the live counters: the next request loads them, with what is open and not written yet. As `push_limits`,
     but for changed numbers, which a load at the same time may or may not have seen."""
-    _tell(user_id, ())
+    _tell(subject, ())
 
 
-def _tell(user_id: int, fields: tuple[str, ...]) -> None:
+def _tell(subject: int | str, fields: tuple[str, ...]) -> None:
     try:
         with ledger_lock():
-            columns = _rows([user_id]).get(user_id)
+            columns = _rows([str(subject)]).get(str(subject))
             if columns is None or not fields:
-                client().delete(key(user_id))
+                client().delete(key(subject))
             else:
-                _set_if_loaded(user_id, {name: columns[name] for name in fields})
+                _set_if_loaded(subject, {name: columns[name] for name in fields})
     except redis.RedisError as error:
-        logger.warning("live counters of user %s were not told of a change: %s", user_id, error)
+        logger.warning("live counters of %s were not told of a change: %s", subject, error)
 
 
 def correct_all() -> int:
     """Makes limits and standing of all loaded counters those of the database, for what was not told because Redis was
-    away; how many were wrong. One query and a few round trips. Raises redis.RedisError, DatabaseError."""
+    away; how many were wrong. Two queries and a few round trips. Raises redis.RedisError, DatabaseError."""
     with ledger_lock():
-        loaded = {int(name.removeprefix("quota:")): name for name in client().scan_iter("quota:*", count=1000)}
+        loaded = [name.removeprefix("quota:") for name in client().scan_iter("quota:*", count=1000)]
         rows = _rows(loaded)
         reading = client().pipeline(transaction=False)
-        for name in loaded.values():
-            reading.hmget(name, "pl", "gl", "ver", "on")
+        for subject in loaded:
+            reading.hmget(key(subject), *_TOLD, *_PACES)
         corrected = 0
-        for user_id, live in zip(loaded, reading.execute(), strict=True):
-            columns = rows.get(user_id)
-            if columns is None:
-                corrected += client().delete(key(user_id))
+        for subject, live in zip(loaded, reading.execute(), strict=True):
+            columns = rows.get(subject)
+            if columns is None or live[len(_TOLD) :] != [columns[name] for name in _PACES]:
+                corrected += client().delete(key(subject))  # a limit by time needs what its time has cost so far
             elif live != list(columns.values()):
-                _set_if_loaded(user_id, columns)
+                _set_if_loaded(subject, columns)
                 corrected += 1
     return corrected
 
 
-def _set_if_loaded(user_id: int, columns: dict[str, str]) -> None:
-    client().eval(_SET_IF_LOADED, 1, key(user_id), *(part for column in columns.items() for part in column))
+def _set_if_loaded(subject: int | str, columns: dict[str, str]) -> None:
+    client().eval(_SET_IF_LOADED, 1, key(subject), *(part for column in columns.items() for part in column))
 
 
-def _rows(user_ids: Iterable[int]) -> dict[int, dict[str, str]]:
-    """The fields of each user's hash that the database decides alone."""
-    rows = User.objects.filter(pk__in=user_ids, token_limit__isnull=False).values_list(
-        "pk", "token_limit__prompt_token_limit", "token_limit__gen_token_limit", "token_version", "is_active"
-    )
-    return {
-        pk: {"pl": str(prompt), "gl": str(generated), "ver": str(version), "on": str(int(active))}
-        for pk, prompt, generated, version, active in rows
+_TOLD = ("pl", "gl", "ver", "on")
+_PACES = {
+    "rm": "requests_per_minute",
+    "tm": "tokens_per_minute",
+    "td": "tokens_per_day",
+    "tM": "tokens_per_month",
+    "so": "requests_at_once",
+}
+
+
+def _rows(subjects: Iterable[str]) -> dict[str, dict[str, str]]:
+    """The fields of each subject's hash that the database decides alone."""
+    subjects = list(subjects)
+    user_ids = [subject for subject in subjects if subject.isdecimal()]
+    key_ids = [subject[1:] for subject in subjects if subject.startswith("k") and subject[1:].isdecimal()]
+    limits = ("prompt_token_limit", "gen_token_limit", *_PACES.values())
+    users = TokenLimit.objects.filter(user_id__in=user_ids).select_related("user")
+    keys = KeyLimit.objects.filter(key_id__in=key_ids).select_related("key")
+    found = {
+        str(limit.user_id): _columns(limit, limit.user.token_version, limit.user.is_active)
+        for limit in users.only(*limits, "user__token_version", "user__is_active")
     }
+    for limit in keys.only(*limits, "key__version", "key__revoked_at"):
+        found[of_key(limit.key_id)] = _columns(limit, limit.key.version, limit.key.revoked_at is None)
+    return found
+
+
+def _columns(limit: TokenLimit | KeyLimit, version: int, counts: bool) -> dict[str, str]:
+    prompt, generated = _or_most(limit.prompt_token_limit), _or_most(limit.gen_token_limit)
+    told = {"pl": str(prompt), "gl": str(generated), "ver": str(version), "on": str(int(counts))}
+    paces = {name: getattr(limit, column) for name, column in _PACES.items()}
+    return told | {name: "" if pace is None else str(pace) for name, pace in paces.items()}

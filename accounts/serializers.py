@@ -11,7 +11,8 @@ from vllm_portal.rest import LenientIntegerField, StrictCharField
 PASSWORD_LENGTH = 4096
 
 
-def _password(**options: Any) -> StrictCharField:
+def new_password(**options: Any) -> StrictCharField:
+    """A password as it is given: any but an empty one."""
     style = {"input_type": "password"}
     return StrictCharField(max_length=PASSWORD_LENGTH, trim_whitespace=False, style=style, **options)
 
@@ -24,16 +25,13 @@ def _tokens(help_text: str) -> LenientIntegerField:
 
 class LoginSerializer(serializers.Serializer):
     username = StrictCharField(max_length=PASSWORD_LENGTH)
-    password = _password()
+    password = new_password()
 
 
-class AccessSerializer(serializers.Serializer):
+class LoggedInSerializer(serializers.Serializer):
     username = serializers.CharField()
     access_token = serializers.CharField()
     token_type = serializers.CharField(default="bearer")
-
-
-class LoggedInSerializer(AccessSerializer):
     refresh_token = serializers.CharField()
 
 
@@ -55,7 +53,7 @@ class AddUserSerializer(TokenLimitsSerializer, TokenNumbersSerializer):
     """The password is the admin's to choose: any but an empty one. The pages ask for eight characters."""
 
     username = StrictCharField(max_length=150, validators=[User.username_validator])
-    password = _password()
+    password = new_password()
 
 
 class NamedUserSerializer(serializers.Serializer):

@@ -134,6 +134,8 @@ class ActiveModelsView(APIView):
     """The engines that you may send requests to: your own and shared ones; for admins all. An admin's POST may name a
     user: the engines that user may use."""
 
+    only_reads = True  # the POSTs, too
+
     @extend_schema(
         responses=ActiveModelSerializer(many=True),
         examples=[OpenApiExample("One engine", _LISTED, response_only=True)],
@@ -152,6 +154,8 @@ class ActiveModelsView(APIView):
 
 class ActiveModelsObjectView(APIView):
     """The list of /active_models/, within an object."""
+
+    only_reads = True  # the POSTs, too
 
     @extend_schema(responses=ActiveModelsSerializer)
     def get(self, request: Request) -> Response:

@@ -155,3 +155,19 @@ class GpuLease(models.Model):
 
     def __str__(self) -> str:
         return f"{self.gpu} held by {self.engine}"
+
+
+class StartKey(models.Model):
+    """The `Idempotency-Key` of a start: the same key of the same user is the same engine. Kept for a day."""
+
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, related_name="+")
+    key = models.CharField(max_length=255)
+    body_digest = models.CharField(max_length=64, help_text="SHA-256 of what was asked for.")
+    engine = models.ForeignKey(Engine, on_delete=models.CASCADE, related_name="+")
+    created_at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["user", "key"], name="start_key_per_user")]
+
+    def __str__(self) -> str:
+        return f"{self.key} of {self.user}"

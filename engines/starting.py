@@ -2,6 +2,7 @@
 
 import re
 import secrets
+from collections.abc import Callable
 from functools import partial
 
 from django.db import IntegrityError, transaction
@@ -18,8 +19,9 @@ from vllm_portal.errors import CallerError
 _ATTEMPTS = 5
 
 
-def start(owner: User, order: Order) -> Engine:
-    """The QUEUED engine; the worker launches it. Two starts at once are two engines.
+def start(owner: User, order: Order, made: Callable[[Engine], None] = lambda engine: None) -> Engine:
+    """The QUEUED engine; the worker launches it. Two starts at once are two engines. `made` is called with the row in
+    the transaction that makes it: what it raises, undoes the start.
 
     Raises FieldError, or CallerError where the owner has as many engines as allowed.
     """
@@ -30,6 +32,7 @@ def start(owner: User, order: Order) -> Engine:
         User.objects.select_for_update().get(pk=owner.pk)
         _refuse_too_many(owner)
         engine = _make(owner, order, checked)
+        made(engine)
         transaction.on_commit(partial(hints.launch, engine.pk))
     return engine
 

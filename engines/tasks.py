@@ -5,7 +5,7 @@ import uuid
 from celery import shared_task
 from django.utils import timezone
 
-from engines import checking, ending, hints, launching
+from engines import checking, ending, hints, idempotency, launching
 from engines.reconcile import reconcile as reconcile_all
 
 
@@ -30,3 +30,8 @@ def check_engine(engine_id: str) -> None:
 @shared_task
 def reconcile() -> None:
     reconcile_all(timezone.now())
+
+
+@shared_task
+def forget_start_keys() -> None:
+    idempotency.forget_old(timezone.now())

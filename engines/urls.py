@@ -1,3 +1,5 @@
+from django.urls import include, path
+
 from engines.api import (
     ActiveModelsObjectView,
     ActiveModelsView,
@@ -6,9 +8,15 @@ from engines.api import (
     StartView,
     TerminateView,
 )
+from engines.v1 import EngineViewSet, NodeViewSet
 from vllm_portal.rest import endpoint
+from vllm_portal.v1 import PREFIX, Router
 
 _ENGINE = "vllm_request/engines/(?P<engine_id>[0-9a-f-]{36})"
+
+router = Router()
+router.register("engines", EngineViewSet, "v1-engine")
+router.register("nodes", NodeViewSet, "v1-node")
 
 urlpatterns = [
     endpoint("vllm_request/start", StartView.as_view(), "start"),
@@ -17,4 +25,5 @@ urlpatterns = [
     endpoint("vllm_request/active_models", ActiveModelsObjectView.as_view(), "active-models-object"),
     endpoint(_ENGINE, EngineView.as_view(), "engine"),
     endpoint(f"{_ENGINE}/logs", EngineLogView.as_view(), "engine-logs"),
+    path(PREFIX, include(router.urls)),
 ]

@@ -29,6 +29,7 @@ FORBIDDEN = {
     "media_io_kwargs": "It is the operator's to set.",
     "cache_salt": "The portal sets it.",
     "priority": "The portal sets it.",
+    "use_beam_search": "What it costs cannot be counted.",
     "request_id": "Send it as the header x-request-id.",
 }
 _FORBIDDEN = frozenset(FORBIDDEN)

@@ -111,6 +111,8 @@ class RetrieveConversationView(_ConversationEndpoint):
 
     form = LatestOrNumberedSerializer
 
+    only_reads = True
+
     @extend_schema(
         request=LatestOrNumberedSerializer,
         responses=RetrievedSerializer,
@@ -126,6 +128,8 @@ class RetrieveConversationView(_ConversationEndpoint):
 
 class RetrieveLatestConversationView(_ConversationEndpoint):
     """The conversation of your latest turn, with its messages."""
+
+    only_reads = True
 
     @extend_schema(
         request=OnBehalfSerializer,
@@ -160,6 +164,8 @@ class RenameConversationView(_ConversationEndpoint):
 class ConversationNumbersView(_ConversationEndpoint):
     """The numbers of your conversations, oldest first."""
 
+    only_reads = True
+
     @extend_schema(
         request=OnBehalfSerializer,
         responses=NumbersSerializer,
@@ -172,6 +178,8 @@ class ConversationNumbersView(_ConversationEndpoint):
 
 class ConversationNamesView(_ConversationEndpoint):
     """The numbers and names of your conversations, oldest first."""
+
+    only_reads = True
 
     @extend_schema(
         request=OnBehalfSerializer,

@@ -58,9 +58,8 @@ class Exchange:
         self._reservation: Reservation | None = None
         self._line: Line | None = None
         self._stream: StreamFilter | None = None
-        self._status = 0
+        self._status = self._size = 0
         self._parts: list[bytes] = []
-        self._size = 0
         self._started = self._paused = False
         self._first_token_ms: int | None = None
         self.ended = False
@@ -69,8 +68,8 @@ class Exchange:
 
     def begin(self) -> None:
         """Nothing is answered within this call."""
-        call = self._call
         self._relay.running.add(self)
+        call = self._call
         self._ask(call.endpoint.prompt_bound(call.body, call.route.max_model_len), self._reserved)
 
     def pause(self) -> None:
@@ -85,15 +84,9 @@ class Exchange:
 
     def break_off(self) -> None:
         """The portal stops before the answer has ended."""
-        if self.ended:
-            return
-        started, client = self._started, self._client
-        self.abandon()
-        error = restarting()
-        if started:
-            client.write(self._call.endpoint.error_event(error), False)
-        else:
-            client.fail(error)
+        if not self.ended:
+            self.abandon()
+            self._tell(restarting())
 
     def abandon(self) -> None:
         """The client left. Settled are the counts that its stream has had so far; of an answer that was to come whole,
@@ -304,7 +297,9 @@ class Exchange:
         if self._reservation is not None:
             self._relay.settle(self._reservation, outcome="failed", exact=False)
         self._end()
-        error = ApiError("The portal failed; its operator finds the cause in the log.")
+        self._tell(ApiError("The portal failed; its operator finds the cause in the log."))
+
+    def _tell(self, error: ApiError) -> None:
         if self._started:
             self._client.write(self._call.endpoint.error_event(error), False)
         else:

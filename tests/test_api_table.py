@@ -4,46 +4,66 @@ import re
 
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 
+from inference.openai import _PATHS
 from vllm_portal.config import PROJECT_ROOT
 
-PAGES = {"/", "/login", "/logout"}
-NOT_DJANGOS = ("/v1/", "/chat/completions", "/engines/")
+PAGES = {"", "/login", "/logout", "/keys", "/keys/<id>/revoke"}
 VERBS = {"get", "post", "put", "patch", "delete"}
 
 
-def documented() -> set[tuple[str, str]]:
-    found = set()
+def rows() -> list[tuple[set[str], list[str]]]:
+    """(verbs, paths) of each row."""
+    found = []
     for line in (PROJECT_ROOT / "docs" / "api.md").read_text().splitlines():
         cells = [cell.strip() for cell in line.split("|")][1:-1]
         if len(cells) == 6 and cells[1].startswith("`/"):
-            paths = re.findall(r"`([^`]+)`", cells[1])
-            found |= {(verb, path.rstrip("/")) for verb in cells[0].lower().split(", ") for path in paths}
-    return {(verb, path) for verb, path in found if not path.startswith(NOT_DJANGOS)}
+            paths = [uniform(path) for path in re.findall(r"`([^`]+)`", cells[1])]
+            found.append((set(cells[0].lower().split(", ")), paths))
+    return found
 
 
-def patterns(resolver: URLResolver):
+def uniform(path: str) -> str:
+    return re.sub(r"<\w+>", "<id>", path.rstrip("/"))
+
+
+def is_data_planes(path: str) -> bool:
+    return path.startswith(("/engines/", "/v1/", "/v2/")) or path in _PATHS or path == "/responses/<id>"
+
+
+def documented() -> set[tuple[str, str]]:
+    return {(verb, path) for verbs, paths in rows() for verb in verbs for path in paths if not is_data_planes(path)}
+
+
+def patterns(resolver: URLResolver, before: str = ""):
     for entry in resolver.url_patterns:
+        path = before + str(entry.pattern).removeprefix("^")
         if isinstance(entry, URLPattern):
-            yield entry
+            yield path, entry
         elif entry.namespace != "admin":
-            yield from patterns(entry)
+            yield from patterns(entry, path)
 
 
 def routed() -> set[tuple[str, str]]:
     found = set()
-    for pattern in patterns(get_resolver()):
+    for route, pattern in patterns(get_resolver()):
         if pattern.name == "static":
             continue
-        path = str(pattern.pattern).removeprefix("^").removesuffix(r"/?\Z")
-        path = re.sub(r"\(\?P(<\w+>)[^)]*\)", r"\1", path)
+        path = uniform("/" + re.sub(r"\(\?P(<\w+>)[^)]*\)", r"\1", re.sub(r"/\?(\\Z|\$)\Z", "", route)))
         view = getattr(pattern.callback, "cls", None)
-        verbs = {verb for verb in VERBS if hasattr(view, verb)} if view else {"get"}
-        found |= {(verb, f"/{path}") for verb in verbs}
+        actions = getattr(pattern.callback, "actions", None)
+        verbs = set(actions) - {"head"} if actions else {v for v in VERBS if hasattr(view, v)} if view else {"get"}
+        allowed = getattr(view, "http_method_names", verbs)
+        found |= {(verb, path) for verb in verbs if verb in allowed}
     return {(verb, path) for verb, path in found if path not in PAGES}
 
 
 def test_the_table_is_what_django_routes():
     assert documented() == routed()
+
+
+def test_the_table_names_each_path_of_an_engine():
+    named = {path for _, paths in rows() for path in paths if is_data_planes(path)}
+    assert named - {"/engines/<id>/v1/…"} == {*_PATHS, "/v1/models/<id>", "/v1/responses/<id>", "/responses/<id>"}
 
 
 def test_reading_either_side_finds_something():

@@ -247,7 +247,8 @@ def hand_on(flags: dict[str, str]) -> None:
 
 def ineffective() -> list[str]:
     """What was given and does not count, one sentence each: a misspelt variable, a file that is not there."""
-    known = {f"PORTAL_{name.upper()}" for name in Config.model_fields} | {"PORTAL_CONFIG"}
+    clients = {"PORTAL_URL", "PORTAL_KEY"}  # of the command line `portal`
+    known = {f"PORTAL_{name.upper()}" for name in Config.model_fields} | {"PORTAL_CONFIG"} | clients
     given = [name for name in os.environ if name.startswith("PORTAL_")]
     doubts = [f"{name} is no setting and has no effect" for name in sorted(given) if name not in known]
     if "PORTAL_CONFIG" in os.environ and (config_file().is_dir() or not config_file().exists()):

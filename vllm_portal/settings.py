@@ -37,6 +37,7 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "accounts.middleware.arrival",
     "django.middleware.security.SecurityMiddleware",
     "vllm_portal.middleware.RequestIdMiddleware",
     "vllm_portal.middleware.BodyLengthMiddleware",
@@ -79,6 +80,10 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 8}},
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
     {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+]
+PASSWORD_HASHERS = [
+    "django.contrib.auth.hashers.PBKDF2PasswordHasher",
+    "accounts.hashers.ImportedBCryptHasher",  # imported passwords, until their next login
 ]
 LOGIN_URL = "/login/"
 LOGIN_REDIRECT_URL = "/"
@@ -161,6 +166,21 @@ CELERY_BEAT_SCHEDULE = {
         "task": "inference.tasks.flush_usage",
         "schedule": config.usage_flush_seconds,
         "options": {"expires": config.usage_flush_seconds * 2},
+    },
+    "delete-old-conversations": {
+        "task": "inference.tasks.delete_old_conversations",
+        "schedule": 3600,
+        "options": {"expires": 3600},
+    },
+    "delete-expired-sessions": {
+        "task": "accounts.tasks.delete_expired_sessions",
+        "schedule": 3600,
+        "options": {"expires": 3600},
+    },
+    "forget-start-keys": {
+        "task": "engines.tasks.forget_start_keys",
+        "schedule": 3600,
+        "options": {"expires": 3600},
     },
     "correct-counters": {"task": "accounts.tasks.correct_counters", "schedule": 10, "options": {"expires": 20}},
 }

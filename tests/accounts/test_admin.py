@@ -112,6 +112,21 @@ def test_limits_are_set_and_told(admin, alice, live, committed):
     assert User.objects.get(pk=alice.pk).first_name == "Al"
 
 
+def test_limits_by_time_are_set_and_told(admin, alice, live, committed):
+    live(alice)
+    form = form_of(admin, alice)
+    assert form["token_limit-0-requests_per_minute"] == "6000"
+    limits = {"token_limit-0-requests_per_minute": "", "token_limit-0-tokens_per_day": "9"}
+    with committed():
+        save(admin, alice, form, **limits)
+    limit = TokenLimit.objects.get(user=alice)
+    assert (limit.requests_per_minute, limit.tokens_per_day, limit.tokens_per_month) == (None, 9, None)
+    assert (live(alice).get("rm"), live(alice)["td"]) == (None, 9)
+    quotas.set_paces(alice, {"tokens_per_day": 10})
+    save(admin, alice, form, first_name="Al")
+    assert TokenLimit.objects.get(user=alice).tokens_per_day == 10
+
+
 def test_an_old_page_restores_no_spent_token(admin, alice):
     quotas.set_numbers(alice, prompt=100, generated=10)
     form = form_of(admin, alice)

@@ -30,7 +30,7 @@ def row(user) -> tuple[int, int, int, int]:
 
 
 def test_key_is_the_one_that_the_ledger_loads(alice):
-    usage.load(alice.pk)
+    usage.load(str(alice.pk))
     assert client().keys("quota:*") == [quotas.key(alice.pk)]
 
 
@@ -84,7 +84,7 @@ def test_no_more_is_given_back_than_was_spent(alice):
 def test_reservations_and_unwritten_records_survive_a_change_of_numbers(alice, live, committed):
     """What the database does not know yet is in the counters when they are loaded again."""
     live(alice)
-    operation = ["admit", "r1", alice.pk, alice.token_version, 30, 40, 1, 1, 60_000, "{}"]
+    operation = ["admit", "r1", alice.pk, alice.token_version, "", "", 0, 30, 40, 1, 1, 60_000, 203001, "{}"]
     assert client().register_script(usage.SCRIPT.decode())(args=operation)[0][0] == "ok"
     with committed():
         quotas.set_numbers(alice, prompt=100, generated=100)
@@ -155,7 +155,7 @@ def test_a_load_that_read_the_old_row_does_not_win(people, live):
         assert waiting.wait(10)
         thread.join(0.1)
         assert thread.is_alive(), "the push did not wait for the load"
-        stale = ["load", alice.pk, 10_000, 1_000, 0, 0, alice.token_version, 1]
+        stale = ["load", alice.pk, 10_000, 1_000, 0, 0, alice.token_version, 1, 6000, "", "", "", "", 203001, 0, 0]
         client().register_script(usage.SCRIPT.decode())(args=stale)
     thread.join(10)
     assert live(alice, load=False)["pl"] == 5

@@ -140,15 +140,6 @@ def test_get_is_405_also_for_a_browser(api, db, accept):
 # Tokens that no longer count
 
 
-def test_a_refresh_token_gives_a_new_access_token(api, alice):
-    refresh = log_in(api).json()["refresh_token"]
-    for path in ("/token/refresh", "/token/refresh/"):
-        answer = api.post(path, {"refresh_token": refresh}, format="json")
-        assert answer.status_code == 200
-        assert (answer.json()["username"], answer.json()["token_type"]) == ("alice", "bearer")
-        assert user_of(answer.json()["access_token"]) == alice
-
-
 def _disable(user):
     user.is_active = False
     user.save()

@@ -4,25 +4,7 @@ import pytest
 
 from accounts.auth import issue_tokens, user_of
 from accounts.models import Role, TokenLimit, User
-from vllm_portal.changes import CHANNEL
 from vllm_portal.redis_client import client
-
-
-@pytest.fixture
-def heard():
-    """heard(): what was announced since it was asked last."""
-    listener = client().pubsub(ignore_subscribe_messages=True)
-    listener.subscribe(CHANNEL)
-    listener.get_message(timeout=1)
-
-    def read() -> list[str]:
-        messages = []
-        while message := listener.get_message(timeout=0.05):
-            messages.append(message["data"])
-        return messages
-
-    yield read
-    listener.close()
 
 
 def again(user) -> User:

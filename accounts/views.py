@@ -1,0 +1,37 @@
+"""The page of one's own API keys."""
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.utils import timezone
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_http_methods, require_POST
+
+from accounts import keys
+from accounts.forms import KeyForm
+from accounts.models import ApiKey
+
+
+@never_cache
+@login_required
+@require_http_methods(["GET", "HEAD", "POST"])
+def keys_page(request: HttpRequest) -> HttpResponse:
+    """Lists and makes. A new key is in the answer to the very form that makes it, and nowhere else."""
+    form, made, clear = KeyForm(request.POST or None), None, None
+    if request.method == "POST" and form.is_valid():
+        made, clear = keys.make(request.user, form.rights())
+        form = KeyForm()
+    owned = ApiKey.objects.filter(user=request.user).select_related("limit")
+    context = {"form": form, "made": made, "clear": clear, "keys": owned, "now": timezone.now()}
+    return render(request, "accounts/keys.html", context)
+
+
+@never_cache
+@login_required
+@require_POST
+def revoke_key(request: HttpRequest, key_id: str) -> HttpResponse:
+    key = get_object_or_404(ApiKey, pk=key_id, user=request.user)
+    keys.revoke(key)
+    messages.success(request, f"The key {key.name} is revoked.")
+    return redirect("keys")
