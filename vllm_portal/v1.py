@@ -11,6 +11,7 @@ from django.core.exceptions import ValidationError
 from django.db import DataError
 from django.db.models import QuerySet
 from rest_framework.exceptions import NotFound
+from rest_framework.filters import OrderingFilter
 from rest_framework.pagination import CursorPagination
 from rest_framework.request import Request
 from rest_framework.routers import SimpleRouter
@@ -31,6 +32,15 @@ class Page(CursorPagination):
             return super().paginate_queryset(queryset, request, view)
         except (ValueError, OverflowError, ValidationError, DataError):
             raise NotFound(self.invalid_cursor_message) from None
+
+
+class Ordering(OrderingFilter):
+    """What the client asks for, and then the view's own last field: paging needs an order without ties."""
+
+    def get_ordering(self, request: Request, queryset: QuerySet, view: Any) -> list[str]:
+        ordering = list(super().get_ordering(request, queryset, view) or ())
+        last = view.ordering[-1]
+        return ordering if last.lstrip("-") in {name.lstrip("-") for name in ordering} else [*ordering, last]
 
 
 class Router(SimpleRouter):
