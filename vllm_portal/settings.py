@@ -131,6 +131,7 @@ SPECTACULAR_SETTINGS = {
     "DESCRIPTION": "Log in, start a vLLM engine, talk to it.",
     "VERSION": "1",
     "SERVE_INCLUDE_SCHEMA": False,
+    "SCHEMA_PATH_PREFIX": r"(?:/api/v1)?",  # groups by what comes after it
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
