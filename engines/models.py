@@ -171,3 +171,13 @@ class StartKey(models.Model):
 
     def __str__(self) -> str:
         return f"{self.key} of {self.user}"
+
+
+class Leaving(models.Model):
+    """A user who is to be removed once their engines have ended. Survives whoever asked for it."""
+
+    user = models.OneToOneField(settings.AUTH_USER_MODEL, on_delete=models.CASCADE, primary_key=True, related_name="+")
+    asked_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.user} leaves"

@@ -5,7 +5,7 @@ import uuid
 from celery import shared_task
 from django.utils import timezone
 
-from engines import checking, ending, hints, idempotency, launching
+from engines import checking, ending, hints, idempotency, launching, leaving
 from engines.reconcile import reconcile as reconcile_all
 
 
@@ -35,3 +35,9 @@ def reconcile() -> None:
 @shared_task
 def forget_start_keys() -> None:
     idempotency.forget_old(timezone.now())
+
+
+@shared_task
+def finish_leaving() -> None:
+    """Users whose engines had not ended when they were removed."""
+    leaving.finish()

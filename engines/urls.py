@@ -8,6 +8,7 @@ from engines.api import (
     StartView,
     TerminateView,
 )
+from engines.leaving_api import DeleteUserView, RemoveUserView
 from engines.v1 import EngineViewSet, NodeViewSet
 from vllm_portal.rest import endpoint
 from vllm_portal.v1 import PREFIX, Router
@@ -25,5 +26,7 @@ urlpatterns = [
     endpoint("vllm_request/active_models", ActiveModelsObjectView.as_view(), "active-models-object"),
     endpoint(_ENGINE, EngineView.as_view(), "engine"),
     endpoint(f"{_ENGINE}/logs", EngineLogView.as_view(), "engine-logs"),
+    endpoint("db_request/delete_user", DeleteUserView.as_view(), "delete-user"),
+    endpoint("api/v1/users/(?P<user_id>[0-9]{1,18})/remove", RemoveUserView.as_view(), "remove-user"),
     path(PREFIX, include(router.urls)),
 ]

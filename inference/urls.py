@@ -3,11 +3,13 @@ from django.urls import include, path
 from inference import conversations_api as about
 from inference.api import LlmRequestView
 from inference.conversations_v1 import ConversationViewSet
+from inference.usage_api import UsageViewSet
 from vllm_portal.rest import endpoint
 from vllm_portal.v1 import PREFIX, Router
 
 router = Router()
 router.register("conversations", ConversationViewSet, "conversation")
+router.register("usage", UsageViewSet, "usage")
 
 urlpatterns = [
     endpoint("llm_request", LlmRequestView.as_view(), "llm-request"),

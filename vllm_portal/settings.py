@@ -178,6 +178,7 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 3600,
         "options": {"expires": 3600},
     },
+    "finish-leaving": {"task": "engines.tasks.finish_leaving", "schedule": 5, "options": {"expires": 10}},
     "forget-start-keys": {
         "task": "engines.tasks.forget_start_keys",
         "schedule": 3600,
