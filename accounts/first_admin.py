@@ -24,14 +24,14 @@ def ensure_admin() -> FirstAdmin:
     Raises OperatorError where the configured name belongs to somebody who is no admin.
     """
     config = get_config()
-    existing = User.objects.filter(role=Role.ADMIN, is_active=True).order_by("pk").values_list("username", flat=True)
+    existing = User.objects.filter(role=Role.ADMIN).order_by("pk").values_list("username", flat=True)
     if name := existing.first():
         return FirstAdmin(name)
     given = config.admin_password.get_secret_value() if config.admin_password else ""
     password = given or secrets.token_urlsafe(12)
     try:
         with transaction.atomic():
-            User.objects.create_user(config.admin_username, password=password, role=Role.ADMIN, is_active=True)
+            User.objects.create_user(config.admin_username, password=password, role=Role.ADMIN)
     except IntegrityError:
         if name := existing.first():  # another process was faster
             return FirstAdmin(name)
