@@ -5,6 +5,7 @@ import atexit
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 import django
@@ -53,6 +54,26 @@ def empty_redis(redis_server):
     from vllm_portal.redis_client import client
 
     client().flushall()
+
+
+@pytest.fixture(autouse=True)
+def connections_come_back():
+    """On PostgreSQL: a thread that ends without giving its connection back takes it from the pool for good."""
+    before = max(_connections_out(), 1)  # that of the test itself
+    yield
+    deadline = time.monotonic() + 2
+    while (out := _connections_out()) > before:
+        assert time.monotonic() < deadline, f"{out - before} connections did not come back: use tests.threads.lent"
+        time.sleep(0.01)
+
+
+def _connections_out() -> int:
+    from django.db import connection
+
+    if not connection.settings_dict["OPTIONS"].get("pool"):
+        return 0
+    stats = connection.pool.get_stats()
+    return stats["pool_size"] - stats["pool_available"]
 
 
 @pytest.fixture

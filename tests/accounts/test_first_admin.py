@@ -1,13 +1,11 @@
 """The admin that the first start makes."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
-from django.db import connection
 
 from accounts import first_admin
 from accounts.first_admin import FirstAdmin, ensure_admin
 from accounts.models import Role, User
+from tests.threads import at_once
 from vllm_portal.config import read_config
 from vllm_portal.errors import OperatorError
 
@@ -73,14 +71,7 @@ def test_a_user_is_not_turned_into_an_admin(alice, configured):
 
 @pytest.mark.django_db(transaction=True)
 def test_of_processes_that_start_at_once_one_makes_it():
-    def make(_):
-        try:
-            return ensure_admin()
-        finally:
-            connection.close()
-
-    with ThreadPoolExecutor(4) as pool:
-        made = list(pool.map(make, range(4)))
+    made = at_once(*[ensure_admin] * 4)
 
     assert {admin.username for admin in made} == {"admin"}
     assert len([admin for admin in made if admin.password]) == 1

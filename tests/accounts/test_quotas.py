@@ -4,12 +4,13 @@ import threading
 
 import pytest
 import redis
-from django.db import connection, transaction
+from django.db import transaction
 from django.db.models import F
 
 from accounts import quotas
 from accounts.models import TokenLimit, User
 from inference import usage
+from tests.threads import at_once, lent
 from vllm_portal.config import get_config
 from vllm_portal.redis_client import client
 
@@ -140,14 +141,12 @@ def test_a_load_that_read_the_old_row_does_not_win(people, live):
     alice = people["alice"]
     waiting = threading.Event()
 
+    @lent
     def change():
-        try:
-            with transaction.atomic():
-                TokenLimit.objects.filter(user=alice).update(prompt_token_limit=5)
-            waiting.set()
-            quotas.push_limits(alice.pk)
-        finally:
-            connection.close()
+        with transaction.atomic():
+            TokenLimit.objects.filter(user=alice).update(prompt_token_limit=5)
+        waiting.set()
+        quotas.push_limits(alice.pk)
 
     thread = threading.Thread(target=change)
     with quotas.ledger_lock():
@@ -167,32 +166,19 @@ def test_concurrent_changes_and_metering_add_up(people):
     rounds = 40
 
     def meter():
-        try:
-            for _ in range(rounds):
-                TokenLimit.objects.filter(user=alice).update(prompt_token_number=F("prompt_token_number") + 3)
-        finally:
-            connection.close()
+        for _ in range(rounds):
+            TokenLimit.objects.filter(user=alice).update(prompt_token_number=F("prompt_token_number") + 3)
 
     def correct():
-        try:
-            for _ in range(rounds):
-                quotas.add_numbers(alice, prompt=-1)
-        finally:
-            connection.close()
+        for _ in range(rounds):
+            quotas.add_numbers(alice, prompt=-1)
 
     def edit():
-        try:
-            for count in range(rounds):
-                user = User.objects.select_related("token_limit").get(pk=alice.pk)
-                user.first_name = f"A{count}"
-                user.save()
-        finally:
-            connection.close()
+        for count in range(rounds):
+            user = User.objects.select_related("token_limit").get(pk=alice.pk)
+            user.first_name = f"A{count}"
+            user.save()
 
     quotas.set_numbers(alice, prompt=1000)
-    threads = [threading.Thread(target=work) for work in (meter, correct, edit)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    at_once(meter, correct, edit)
     assert row(alice)[0] == 1000 + rounds * 2

@@ -6,7 +6,6 @@ from datetime import timedelta
 
 import pytest
 from asgiref.sync import sync_to_async
-from django.db import connection
 from django.utils import timezone
 from rest_framework.test import APIClient
 from rest_framework_simplejwt.tokens import AccessToken, RefreshToken
@@ -16,6 +15,7 @@ from accounts.auth import issue_tokens, user_of, verify
 from accounts.errors import NotAuthenticated
 from accounts.middleware import arrival
 from accounts.models import LoginSession, User
+from tests.threads import at_once
 from vllm_portal.redis_client import client
 
 ME = "/api/v1/users/me"
@@ -120,24 +120,14 @@ def test_a_request_arrives_before_it_waits_for_a_thread(rf):
 @pytest.mark.django_db(transaction=True)
 def test_of_two_at_once_one_gets_the_pair_and_keeps_it(people):
     _, token = issue_tokens(people["alice"])
-    ready, answers = threading.Barrier(4), []
+    ready = threading.Barrier(4)
 
     def ask():
-        try:
-            ready.wait(10)
-            arrived = timezone.now()
-            ready.wait(10)  # all have arrived before any begins
-            answers.append(sessions.renew(token, arrived))
-        except NotAuthenticated as error:
-            answers.append(error)
-        finally:
-            connection.close()
+        arrived = timezone.now()
+        ready.wait(10)  # all have arrived before any begins
+        return sessions.renew(token, arrived)
 
-    threads = [threading.Thread(target=ask) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
+    answers = at_once(*[ask] * 4, refusals=NotAuthenticated)
     pairs = [answer for answer in answers if isinstance(answer, tuple)]
     assert (len(answers), len(pairs)) == (4, 1)
     _, access, newest = pairs[0]
@@ -234,25 +224,13 @@ def test_the_session_of_a_token_is_looked_up_in_one_query(alice, django_assert_n
 @pytest.mark.django_db(transaction=True)
 def test_logout_and_refresh_at_once_leave_nothing_that_counts(people):
     access, token = issue_tokens(people["alice"])
-    ready, got = threading.Barrier(2), []
-
-    def work(what):
-        try:
-            ready.wait(10)
-            got.append(what())
-        except NotAuthenticated:
-            pass
-        finally:
-            connection.close()
-
-    works = [lambda: sessions.renew(token, timezone.now()), lambda: sessions.end(verify(access).session)]
-    threads = [threading.Thread(target=work, args=[each]) for each in works]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
+    got = at_once(
+        lambda: sessions.renew(token, timezone.now()),
+        lambda: sessions.end(verify(access).session),
+        refusals=NotAuthenticated,
+    )
     assert not counts(access)
-    for pair in filter(None, got):
+    for pair in filter(lambda result: isinstance(result, tuple), got):
         assert not counts(pair[1])
 
 

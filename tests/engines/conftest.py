@@ -169,24 +169,3 @@ def wait_until(condition, what="it", seconds=20):
             return value
         time.sleep(0.01)
     raise AssertionError(f"{what} did not happen within {seconds} s")
-
-
-def at_once(*acts):
-    """Runs the acts in threads that begin together; their results in order. What one raises is its result."""
-    barrier, results = threading.Barrier(len(acts)), [None] * len(acts)
-
-    def run(number, act):
-        try:
-            barrier.wait(10)
-            results[number] = act()
-        except Exception as error:
-            results[number] = error
-        finally:
-            connection.close()
-
-    threads = [threading.Thread(target=run, args=pair, daemon=True) for pair in enumerate(acts)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    return results

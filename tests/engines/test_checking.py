@@ -7,9 +7,10 @@ from engines import checking, ending, lifecycle
 from engines.errors import LauncherError
 from engines.models import Engine
 from engines.states import State
-from tests.engines.conftest import NOW, at_once
+from tests.engines.conftest import NOW
 from tests.engines.simulator_process import SimulatorProcess
 from tests.fakes.launchers import raising
+from tests.threads import at_once
 from vllm_portal.encryption import decrypt
 
 pytestmark = pytest.mark.django_db(transaction=True)

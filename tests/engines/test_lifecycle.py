@@ -7,7 +7,8 @@ import pytest
 from engines import lifecycle
 from engines.models import Engine, EngineEvent, Gpu, GpuLease
 from engines.states import Desired, State
-from tests.engines.conftest import NOW, at_once
+from tests.engines.conftest import NOW
+from tests.threads import at_once
 from vllm_portal.encryption import decrypt
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -11,8 +11,9 @@ from engines.gpus import Found
 from engines.launchers.base import LaunchSpec
 from engines.models import Engine, Gpu
 from engines.states import ACTIVE, State
-from tests.engines.conftest import NOW, at_once, join_apart, wait_until
+from tests.engines.conftest import NOW, join_apart, wait_until
 from tests.fakes.launchers import raising
+from tests.threads import at_once
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

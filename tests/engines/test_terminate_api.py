@@ -7,7 +7,8 @@ import pytest
 from engines import lifecycle
 from engines.models import Engine
 from engines.states import State
-from tests.engines.conftest import NOW, at_once, wait_until
+from tests.engines.conftest import NOW, wait_until
+from tests.threads import at_once
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

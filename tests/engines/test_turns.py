@@ -9,7 +9,8 @@ from redis.retry import Retry
 
 from engines import turns
 from engines.turns import turn
-from tests.engines.conftest import at_once, wait_until
+from tests.engines.conftest import wait_until
+from tests.threads import at_once
 from vllm_portal.redis_client import client
 
 

@@ -1,16 +1,16 @@
 """`/api/v1/engines` and `/api/v1/nodes`."""
 
 import asyncio
-import threading
+from functools import partial
 
 import pytest
-from asgiref.sync import sync_to_async
 from django.test import Client
 from django.utils import timezone
 
 from engines import engine_logs, idempotency, log_stream
 from engines.models import Engine, Gpu, GpuLease, StartKey
 from engines.states import State
+from tests.threads import at_once, lent
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -152,17 +152,10 @@ def test_a_key_that_cannot_be_one_is_refused(api, key):
 
 
 def test_two_starts_at_once_with_one_key_are_one_engine(api):
-    answers, go = [], threading.Barrier(4)
-
     def start(client):
-        go.wait()
-        answers.append(client.post(ENGINES, {"model": "acme/tiny"}, format="json", headers={"idempotency-key": "k"}))
+        return client.post(ENGINES, {"model": "acme/tiny"}, format="json", headers={"idempotency-key": "k"})
 
-    threads = [threading.Thread(target=start, args=[api()]) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    answers = at_once(*[partial(start, api()) for _ in range(4)])
     assert [answer.status_code for answer in answers] == [202] * 4
     assert len({answer.json()["id"] for answer in answers}) == Engine.objects.count() == 1
 
@@ -188,7 +181,7 @@ def follow(engine, *texts, told=0, ended=True):
         events = []
         stream = log_stream.follow(engine.pk, 1, told)
         for number, text in enumerate(texts):
-            await sync_to_async(engine_logs.copy)(engine, text)
+            await asyncio.to_thread(lent(engine_logs.copy), engine, text)
             events.append(await asyncio.wait_for(anext(stream), 5))
             if number == len(texts) - 1 and ended:
                 events.append(await asyncio.wait_for(anext(stream), 5))

@@ -1,15 +1,14 @@
 """The store of conversations: numbers, turns, titles, retention, and two at once."""
 
-import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from django.db import connection
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inference import conversations, tasks
 from inference.models import Conversation, Message
+from tests.threads import at_once
 from vllm_portal.errors import NotFound
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -17,29 +16,6 @@ NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
 def said(conversation):
     return [(message.role, message.content) for message in conversation.messages.all()]
-
-
-def at_once(*works):
-    """Runs each in a thread, all from the same moment on, and gives what they returned."""
-    ready = threading.Barrier(len(works))
-    results = [None] * len(works)
-
-    def run(at, work):
-        try:
-            ready.wait(10)
-            results[at] = work()
-        except BaseException as error:
-            results[at] = error
-        finally:
-            connection.close()
-
-    threads = [threading.Thread(target=run, args=one) for one in enumerate(works)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert not any(isinstance(result, BaseException) for result in results), results
-    return results
 
 
 # Turns

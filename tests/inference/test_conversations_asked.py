@@ -4,13 +4,14 @@ import asyncio
 import json
 import threading
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
-from asgiref.sync import sync_to_async
 
 from inference import conversations
 from inference.models import Conversation, Message
 from tests.fakes.upstream import completion, http, whole
+from tests.threads import at_once, lent
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -107,11 +108,7 @@ def test_two_prompts_at_once_in_one_conversation_are_both_stored_whole(ask, alic
         results[prompt] = ask(alice, prompt, memory=True, conversation_number=1).json()["data"]
         first_is_stored.set()
 
-    threads = [threading.Thread(target=send, args=(prompt,)) for prompt in ("slow", "fast")]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
+    at_once(partial(send, "slow"), partial(send, "fast"))
     assert results == {"slow": "answer to slow", "fast": "answer to fast"}
     said = conversations.turns(Conversation.objects.get())
     assert said == [("one", "hello"), ("fast", "answer to fast"), ("slow", "answer to slow")]
@@ -123,7 +120,7 @@ def test_an_answer_for_a_conversation_that_was_deleted_meanwhile_is_given_and_no
     conversations.start(alice, NOW)
 
     async def answer(request, writer):
-        await sync_to_async(Conversation.objects.all().delete, thread_sensitive=False)()
+        await asyncio.to_thread(lent(Conversation.objects.all().delete))
         writer.write(http(completion()))
 
     raw_engine.answer = answer

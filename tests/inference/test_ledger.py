@@ -17,6 +17,7 @@ from inference.ledger_link import LedgerAway, LedgerLink
 from inference.limits import PromptTooLarge
 from inference.models import UsageRecord
 from inference.routing import Caller
+from tests.threads import lent
 from vllm_portal.config import get_config
 from vllm_portal.redis_client import client
 
@@ -280,7 +281,7 @@ def interrupted(user, lose) -> None:
     the break took. Afterwards the open one is settled, too."""
 
     async def load(subject):
-        await asyncio.to_thread(usage.load, subject)
+        await asyncio.to_thread(lent(usage.load), subject)
 
     async def scenario(admission):
         who = Caller(user.pk, user.username, False, user.token_version, 0)
@@ -294,9 +295,9 @@ def interrupted(user, lose) -> None:
             await asyncio.sleep(0.01)
             if admission.link._was_ready and client().exists(f"open:{still_open.request_id}") and _outbox():
                 break
-        await asyncio.to_thread(usage.flush)
+        await asyncio.to_thread(lent(usage.flush))
         for user_id in admission.recount():
-            await asyncio.to_thread(quotas.drop, user_id)
+            await asyncio.to_thread(lent(quotas.drop), user_id)
         third = await reserve(admission, caller=who, prompt=1, generated=1)
         assert (held(user.pk)["pu"], held(user.pk)["pr"]) == (7, 11)
         for reservation in (still_open, third):

@@ -2,18 +2,18 @@
 
 import shutil
 import sqlite3
-import threading
 from datetime import UTC, datetime
+from functools import partial
 
 import pytest
 from django.contrib.auth import authenticate
-from django.db import connection
 
 from accounts.auth import log_in
 from accounts.models import User
 from inference import conversations
 from inference.models import Conversation, ConversationCounter
 from tests.legacy.original import CONVERSATIONS, MESSAGES, Original
+from tests.threads import at_once
 from vllm_portal import settings as real_settings
 from vllm_portal.errors import OperatorError
 from vllm_portal.legacy.report import Report
@@ -149,22 +149,14 @@ def test_two_imports_at_once_store_everything_once(original, everything, now):
         user = original.add_user(name)
         for number in range(1, 6):
             original.add_conversation(user, number, ("human", f"{number}?"), ("ai", f"{number}!"))
-    reports, start = [Report(), Report()], threading.Barrier(2)
+    reports = [Report(), Report()]
 
     def run(report):
-        start.wait(10)
-        try:
-            take_over_files(
-                original.users, original.memory, report, now, update=False, dry_run=False, advance=lambda *done: None
-            )
-        finally:
-            connection.close()
+        take_over_files(
+            original.users, original.memory, report, now, update=False, dry_run=False, advance=lambda *done: None
+        )
 
-    threads = [threading.Thread(target=run, args=[report]) for report in reports]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    at_once(*[partial(run, report) for report in reports])
     assert [report.problems for report in reports] == [[], []]
     for table, rows in (("users", 3), ("conversations", 15), ("message_store", 30)):
         tallies = [report.tables[table] for report in reports]

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-import threading
+from functools import partial
 
 from inference import conversations
 from inference.models import Conversation, StoredResponse
@@ -10,6 +10,7 @@ from tests.fakes.responses import answering, got, message
 from tests.fakes.upstream import RawEngine
 from tests.inference.conftest import ready_engine
 from tests.inference.responses.conftest import PATH
+from tests.threads import at_once
 
 
 def test_a_response_is_a_conversation_like_any_other(say, portal, alice, raw_engine, turns):
@@ -86,18 +87,12 @@ def test_requests_that_go_on_from_one_response_at_once_are_all_kept_whole(
         await answering()(request, writer)
 
     raw_engine.answer = answer
-    results = []
 
     def ask(text):
         body = {"model": "tiny", "input": text, "previous_response_id": first["id"]}
-        results.append(portal.post(alice, PATH, body).status_code)
+        return portal.post(alice, PATH, body).status_code
 
-    threads = [threading.Thread(target=ask, args=(text,)) for text in ("a", "b", "c")]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    assert results == [200, 200, 200]
+    assert at_once(*[partial(ask, text) for text in ("a", "b", "c")]) == [200, 200, 200]
     said = turns(alice)
     assert sorted(len(one) for one in said) == [2, 2, 2]
     assert {one[0] for one in said} == {("one", "answer to one")}

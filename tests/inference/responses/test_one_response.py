@@ -10,6 +10,7 @@ from inference.models import Conversation, Message, StoredResponse
 from tests.fakes.responses import answering, got, streaming
 from tests.inference.conftest import ready_engine
 from tests.inference.responses.conftest import PATH
+from tests.threads import lent
 
 
 def text_of(answer):
@@ -62,7 +63,7 @@ def test_what_is_deleted_while_the_engine_works_is_not_brought_back(say, portal,
     first = say(alice, "one")
 
     async def answer(request, writer):
-        await asyncio.to_thread(lambda: delete(portal, alice, first["id"]))
+        await asyncio.to_thread(lent(delete), portal, alice, first["id"])
         await answering()(request, writer)
 
     raw_engine.answer = answer
