@@ -35,7 +35,7 @@ lint: $(DEV)  ## what is checked without running the portal
 test-real: $(DEV)  ## the whole way on real vLLM in real containers; needs root or a Docker daemon
 	tests/real/lab/ensure_docker.sh
 	tests/real/lab/build_engine_image.sh
-	$(BIN)/python -m pytest -ra --strict-markers -o addopts= tests/real
+	$(BIN)/python -m pytest -ra --strict-markers -o addopts="-p no:schemathesis -p no:langsmith_plugin" tests/real
 
 bench: $(RUNTIME)  ## what the portal adds to a request, measured beside the direct way
 	$(BIN)/python -m bench

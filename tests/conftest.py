@@ -42,6 +42,18 @@ def redis_server():
     process.wait(timeout=10)
 
 
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup):
+    """Emptying the database after a test with threads would write the rows of all permissions anew; nobody asks for
+    them here."""
+    from django.contrib.auth.management import create_permissions
+    from django.db.models.signals import post_migrate
+
+    assert post_migrate.disconnect(dispatch_uid="django.contrib.auth.management.create_permissions")
+    yield
+    post_migrate.connect(create_permissions, dispatch_uid="django.contrib.auth.management.create_permissions")
+
+
 @pytest.fixture(autouse=True)
 def quick_passwords(settings):
     """A slow hash proves nothing here and takes most of the time of a test."""
@@ -59,9 +71,12 @@ def empty_redis(redis_server):
 @pytest.fixture(autouse=True)
 def connections_come_back():
     """On PostgreSQL: a thread that ends without giving its connection back takes it from the pool for good."""
-    before = max(_connections_out(), 1)  # that of the test itself
+    from django.db import connection
+
+    before = _connections_out()
     yield
     deadline = time.monotonic() + 2
+    connection.close()  # this thread's
     while (out := _connections_out()) > before:
         assert time.monotonic() < deadline, f"{out - before} connections did not come back: use tests.threads.lent"
         time.sleep(0.01)
