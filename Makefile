@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+EXAMPLES ?= 2
 RUNTIME := .venv/.runtime-installed
 DEV := .venv/.dev-installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install --require-hashes
@@ -13,7 +14,7 @@ ONCE := tests/test_config.py tests/test_docs.py tests/test_imports.py tests/test
 	tests/engines/launchers tests/engines/simulator tests/inference/test_sse.py tests/inference/test_upstream.py \
 	tests/inference/test_body.py tests/inference/test_endpoints_streams.py tests/inference/test_endpoints_media.py tests/cli
 
-.PHONY: help run test test-real bench lint format requirements clean
+.PHONY: help run test test-postgresql test-attack test-real bench lint format requirements clean
 .DEFAULT_GOAL := help
 
 help:  ## list these targets
@@ -22,9 +23,14 @@ help:  ## list these targets
 run: $(RUNTIME)  ## install, migrate and start the portal in the foreground; Ctrl-C stops it
 	@exec $(BIN)/python manage.py run
 
-test: lint  ## install and run all tests that this machine can run: on SQLite, then on PostgreSQL
-	$(BIN)/python -m pytest -q -n 2
-	$(BIN)/python tests/postgres_server.py $(BIN)/python -m pytest -q -n 2 $(ONCE:%=--ignore=%)
+test: lint  ## install and run all tests that this machine can run, on SQLite
+	$(BIN)/python -m pytest -q -n 3
+
+test-postgresql: $(DEV)  ## the tests that use a database, on PostgreSQL
+	$(BIN)/python tests/postgres_server.py $(BIN)/python -m pytest -q -n 3 $(ONCE:%=--ignore=%)
+
+test-attack: $(DEV)  ## generated requests to everything in the API's schema; EXAMPLES=40 for over 10,000 of them
+	PORTAL_ATTACK_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -q -n 2 tests/attack
 
 lint: $(DEV)  ## what is checked without running the portal
 	$(BIN)/ruff check .
