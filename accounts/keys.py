@@ -144,6 +144,8 @@ def _ordered(scopes: list[str]) -> list[str]:
 
 def _check(rights: Rights, by: ApiKey | None) -> None:
     """Raises MoreThanOwn, naming the first right that goes beyond those of the key `by`."""
+    if unknown := rights.keys() - Rights.__annotations__.keys():
+        raise TypeError(f"not among a key's rights: {unknown}")  # or a misspelt one would leave the key without it
     if by is None:
         return
     if "scopes" in rights and not set(rights["scopes"]) <= covered(by.scopes):

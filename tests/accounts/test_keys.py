@@ -265,6 +265,11 @@ def test_less_is_fine(alice):
     assert keys.change(child, {"prompt_token_limit": 0}, by=by).limit.prompt_token_limit == 0
 
 
+def test_a_right_that_is_none_is_a_mistake_of_the_programmer(people):
+    with pytest.raises(TypeError, match="models"):
+        make(people["alice"], models=["tiny"])
+
+
 # Two at once
 
 
