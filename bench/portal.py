@@ -26,7 +26,7 @@ from accounts.models import TokenLimit, User
 from engines import lifecycle
 from engines.states import State
 user = User.objects.create_user("bench", password=None)
-limits = {"prompt_token_limit": 10**15, "gen_token_limit": 10**15, "requests_per_minute": 10**9}
+limits = dict(prompt_token_limit=10**15, gen_token_limit=10**15, requests_per_minute=10**9)
 TokenLimit.objects.filter(user=user).update(**limits)
 now = timezone.now()
 engine = lifecycle.request_start(user, now, name="bench-engine", model={model!r}, launcher="process", device="cpu")

@@ -24,8 +24,8 @@ ONLY_ADMINS = 12
 def portal(tmp_path_factory):
     """One for each attacker: an admin locks the other users out."""
     process = PortalProcess(
-        tmp_path_factory.mktemp("attack"), launcher="simulator", engines_per_user=1, start_wait_seconds=1, stop_wait_seconds=1,
-        stop_engines_on_exit=1,
+        tmp_path_factory.mktemp("attack"), launcher="simulator", engines_per_user=1, start_wait_seconds=1,
+        stop_wait_seconds=1, stop_engines_on_exit=1,
     )  # fmt: skip
     process.start()
     yield process
