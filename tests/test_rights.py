@@ -163,6 +163,24 @@ def things(people, monkeypatch):
     }
 
 
+FOR_PROGRAMS = ("/healthz", "/api/schema", "/api/docs", "/logs", "/logs/stream", "/export", "/token/logout")
+PAGES = {row.path for row in ROWS if not row.path.endswith(FOR_PROGRAMS)}
+
+
+@pytest.mark.parametrize("path", sorted(PAGES))
+@pytest.mark.parametrize("caller", ["alice", "root"])
+def test_in_a_browser_each_endpoint_is_a_page(people, things, caller, path):
+    """Also where GET is not allowed: then the page says so, and has the form for what is."""
+    client = APIClient()
+    client.force_login(people[caller])
+    answer = client.get(path.format(**things), HTTP_ACCEPT="text/html,application/xhtml+xml,*/*;q=0.8")
+    at_path = {row.verb: getattr(row, caller) for row in ROWS if row.path == path}
+    refused = 403 if set(at_path.values()) == {403} else 405
+    assert answer.status_code == at_path.get("get", refused)
+    assert answer["content-type"] == "text/html; charset=utf-8"
+    assert "REST framework" in answer.content.decode()
+
+
 @pytest.fixture
 def call(people, things):
     """call(caller, row): the answer."""
