@@ -18,9 +18,11 @@ WATCH_AFTER_S = 0.02
 class Reply:
     """One answer to one client; at most one start. Its task is cancelled when the client leaves."""
 
-    def __init__(self, send: Send, identity: str, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, send: Send, identity: str, identity_headers: tuple[bytes, ...], loop: asyncio.AbstractEventLoop
+    ) -> None:
         self._send = send
-        self._identity = identity.encode()
+        self._identity = [(name, identity.encode()) for name in identity_headers]
         self._loop = loop
         self._serving: asyncio.Task[Any] | None = None
         self._watcher: asyncio.Task[None] | None = None
@@ -29,7 +31,7 @@ class Reply:
 
     async def start(self, status: int, headers: Headers) -> None:
         self.started = True
-        headers = [*headers, (b"x-request-id", self._identity)]
+        headers = [*headers, *self._identity]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def send(self, data: bytes, *, more: bool = True) -> None:

@@ -111,10 +111,10 @@ class DataPlane:
         identity = accepted_id(headers.get(b"x-request-id", b"").decode("ascii", "replace"))
         token = request_id.set(identity)
         plane = self._plane or await gateway()
-        reply = Reply(send, identity, plane.loop)
         endpoint = ENDPOINTS.get(path)
         # Who speaks Anthropic's language is answered in it, whatever the path.
         speaker = endpoint or (MESSAGES if b"anthropic-version" in headers else CHAT)
+        reply = Reply(send, identity, speaker.identity_headers, plane.loop)
         try:
             await self._dispatch(plane, scope["method"], path, endpoint, engine_id, headers, receive, reply, identity)
         except ApiError as error:

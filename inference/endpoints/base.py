@@ -43,6 +43,8 @@ class Endpoint:
     """What it reads is charged. An endpoint that does not count must still be admitted, with a reservation of 0."""
     prompt_fields: tuple[str, ...] = ()
     """The fields that hold the prompt: what may make it longer than its bytes, or make the engine fetch something."""
+    identity_headers: tuple[bytes, ...] = (b"x-request-id",)
+    """The headers of an answer that name its request."""
     count_path = "/tokenize"
     """Where the requests of `token_counts` go, and the field of their answers that holds the count."""
     count_field = "count"

@@ -80,7 +80,9 @@ class MessageEvents(NamedEvents):
 
 
 class _Anthropic:
-    """Errors in Anthropic's shape."""
+    """Errors in Anthropic's shape, and the request's id where its clients look for it."""
+
+    identity_headers = (b"x-request-id", b"request-id")
 
     def error(self, error: ApiError) -> bytes:
         return _error(error)

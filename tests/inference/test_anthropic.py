@@ -17,7 +17,7 @@ def refused(answer) -> tuple[int, str]:
     body = answer.json()
     assert set(body) == {"type", "error", "request_id"}
     assert (body["type"], set(body["error"])) == ("error", {"type", "message"})
-    assert body["request_id"] == answer.headers["x-request-id"]
+    assert body["request_id"] == answer.headers["x-request-id"] == answer.headers["request-id"]
     return answer.status_code, body["error"]["type"]
 
 
@@ -29,7 +29,9 @@ def charged() -> list:
 def test_an_answer_passes_byte_for_byte_and_is_charged(portal, engine, alice, raw_engine, eventually):
     said = b'{"id":"m","type":"message","content":[],"usage":{"input_tokens":7,"output_tokens":3}}'
     raw_engine.answer = whole(said)
-    assert portal.post(alice, "/v1/messages", HELLO).content == said
+    answer = portal.post(alice, "/v1/messages", HELLO)
+    assert answer.content == said
+    assert answer.headers["request-id"] == answer.headers["x-request-id"]
     eventually(lambda: charged() == [(7, 3, "completed", True)])
     assert raw_engine.received[0].json == HELLO
 
