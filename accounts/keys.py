@@ -87,7 +87,7 @@ def change(key: ApiKey, rights: Rights, by: ApiKey | None = None) -> ApiKey:
         if not living.update(**columns, version=F("version") + 1):
             raise KeyRevoked
         if limits:
-            KeyLimit.objects.filter(key_id=key.pk).update(**limits)
+            KeyLimit.objects.filter(key_id=key.pk).update(**limits, updated_at=timezone.now())
         paced = bool(limits.keys() & set(PACES))
         _tell_after_commit(partial(quotas.drop, quotas.of_key(key.pk)) if paced else partial(quotas.push_key, key.pk))
     return ApiKey.objects.select_related("user", "limit").get(pk=key.pk)

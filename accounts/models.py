@@ -132,7 +132,8 @@ class Pace(models.Model):
 
 class TokenLimit(Pace):
     """What one user may spend in total and has spent, in tokens. A table of its own, so that saving a user
-    never writes back a counter that has moved on. The numbers grow only by the ledger (`inference.usage`)."""
+    never writes back a counter that has moved on. The numbers grow only by the ledger (`inference.usage`); what else
+    changes them (an admin, the service before) is summed in `…_corrected`: number = usage records + corrected."""
 
     user = models.OneToOneField(User, on_delete=models.CASCADE, primary_key=True, related_name="token_limit")
     prompt_token_limit = models.PositiveBigIntegerField(default=default_prompt_token_limit)
@@ -140,6 +141,8 @@ class TokenLimit(Pace):
     requests_per_minute = models.PositiveIntegerField(null=True, blank=True, default=default_requests_per_minute)
     prompt_token_number = models.PositiveBigIntegerField(default=0)
     gen_token_number = models.PositiveBigIntegerField(default=0)
+    prompt_tokens_corrected = models.BigIntegerField(default=0, editable=False)
+    gen_tokens_corrected = models.BigIntegerField(default=0, editable=False)
     updated_at = models.DateTimeField(auto_now=True)
 
     def __str__(self) -> str:
@@ -191,6 +194,7 @@ class KeyLimit(Pace):
     gen_token_limit = models.PositiveBigIntegerField(null=True, blank=True)
     prompt_token_number = models.PositiveBigIntegerField(default=0)
     gen_token_number = models.PositiveBigIntegerField(default=0)
+    updated_at = models.DateTimeField(null=True, editable=False, help_text="When a limit was changed last.")
 
     def __str__(self) -> str:
         return f"prompt {self.prompt_token_number}, generated {self.gen_token_number}"

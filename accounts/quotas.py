@@ -16,8 +16,9 @@ from typing import Any, TypedDict
 import redis
 import redis.lock
 from django.db import transaction
-from django.db.models import F, Value
+from django.db.models import BigIntegerField, ExpressionWrapper, F, Value
 from django.db.models.functions import Greatest, Least
+from django.utils import timezone
 
 from accounts.models import ApiKey, KeyLimit, TokenLimit, User
 from vllm_portal.redis_client import client
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 MOST = 2**53 - 1
 """The largest limit or number. Redis's scripts compute with doubles: above this they would lose single tokens."""
+
+_CORRECTED = {"prompt_token_number": "prompt_tokens_corrected", "gen_token_number": "gen_tokens_corrected"}
 
 # What nobody uses just now is not loaded, and stays so: half a hash would pass for a whole one.
 _SET_IF_LOADED = "if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], unpack(ARGV)) end"
@@ -114,14 +117,24 @@ def set_paces(user: User, paces: dict[str, int | None]) -> None:
 def set_numbers(user: User, prompt: int | None = None, generated: int | None = None) -> None:
     """The used tokens become these, 0 to MOST; None leaves a number as it is. What requests that have ended but are
     not in the database yet have cost comes on top."""
-    _update(user, drop, prompt_token_number=prompt, gen_token_number=generated)
+    _correct(user, {"prompt_token_number": prompt, "gen_token_number": generated})
 
 
 def add_numbers(user: User, prompt: int = 0, generated: int = 0) -> None:
     """Adds to the used tokens; less than none given back leaves 0. For whoever decided by a number that was shown to
     them: what was spent since then stays spent."""
     added = {"prompt_token_number": prompt, "gen_token_number": generated}
-    _update(user, drop, **{name: Greatest(F(name) + delta, Value(0)) for name, delta in added.items() if delta})
+    _correct(user, {name: Greatest(F(name) + delta, Value(0)) for name, delta in added.items() if delta})
+
+
+def _correct(user: User, numbers: dict[str, Any]) -> None:
+    """The columns become what is given (None: stay), and by how much they change is kept beside them."""
+    columns = {}
+    for name, corrected in _CORRECTED.items():
+        if (number := numbers.get(name)) is not None:
+            columns[name] = number
+            columns[corrected] = ExpressionWrapper(F(corrected) + number - F(name), output_field=BigIntegerField())
+    _update(user, drop, **columns)
 
 
 def _update(user: User, tell: Callable[[int], None], **columns: object) -> None:
@@ -130,7 +143,7 @@ def _update(user: User, tell: Callable[[int], None], **columns: object) -> None:
     if not given:
         return
     with transaction.atomic():
-        TokenLimit.objects.filter(user_id=user.pk).update(**given)
+        TokenLimit.objects.filter(user_id=user.pk).update(**given, updated_at=timezone.now())
         transaction.on_commit(partial(tell, user.pk))
 
 

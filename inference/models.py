@@ -91,6 +91,36 @@ class StoredResponse(models.Model):
         return self.response_id or "copy of a response"
 
 
+class UsageRollup(models.Model):
+    """Sums of usage records that began in one hour or day (UTC), for one user, key, engine and model.
+
+    Written in the transaction that writes the records. Two rows for the same may come to be where a user was removed:
+    readers sum."""
+
+    class Period(models.TextChoices):
+        HOUR = "hour"
+        DAY = "day"
+
+    period = models.CharField(max_length=4, choices=Period.choices)
+    start = models.DateTimeField()
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="+")
+    api_key = models.ForeignKey("accounts.ApiKey", null=True, on_delete=models.SET_NULL, related_name="+")
+    engine = models.ForeignKey("engines.Engine", null=True, on_delete=models.SET_NULL, related_name="+")
+    model = models.CharField(max_length=300)
+    requests = models.PositiveBigIntegerField(default=0)
+    completed = models.PositiveBigIntegerField(default=0, help_text="Requests with the outcome completed.")
+    prompt_tokens = models.PositiveBigIntegerField(default=0)
+    cached_tokens = models.PositiveBigIntegerField(default=0)
+    generated_tokens = models.PositiveBigIntegerField(default=0)
+    duration_ms = models.PositiveBigIntegerField(default=0, help_text="Of all these requests together.")
+
+    class Meta:
+        indexes = [models.Index(fields=["period", "start"]), models.Index(fields=["user", "period", "start"])]
+
+    def __str__(self) -> str:
+        return f"{self.period} from {self.start}: {self.requests} requests"
+
+
 class UsageRecord(models.Model):
     """One row per request that was let through to an engine, written once by the ledger and never changed."""
 

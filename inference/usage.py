@@ -23,6 +23,7 @@ from redis.lock import Lock
 from accounts.models import ApiKey, KeyLimit, Pace, TokenLimit, User
 from accounts.quotas import MOST, ledger_lock
 from engines.models import Engine
+from inference import rollups
 from inference.ledger_link import SCRIPT
 from inference.models import UsageRecord
 from vllm_portal.redis_client import client
@@ -156,7 +157,9 @@ def _write(records: list[dict[str, Any]]) -> None:
         )
         written = set(UsageRecord.objects.filter(request_id__in=by_id).values_list("request_id", flat=True))
         new = [record for request_id, record in by_id.items() if request_id not in written]
-        UsageRecord.objects.bulk_create(_row(record, existing_users, existing_engines, existing_keys) for record in new)
+        rows = [_row(record, existing_users, existing_engines, existing_keys) for record in new]
+        UsageRecord.objects.bulk_create(rows)
+        rollups.add(rows)
         _charge(TokenLimit, "user_id", new)
         _charge(KeyLimit, "key_id", new)
 

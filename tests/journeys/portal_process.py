@@ -92,6 +92,12 @@ class PortalProcess:
             self._process.wait()
             raise
 
+    def audit(self) -> str:
+        """What `manage.py audit` says."""
+        command = [sys.executable, "manage.py", "audit"]
+        done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=120)
+        return done.stdout + done.stderr
+
     def log_in(self, username: str, password: str) -> "Session":
         answer = requests.post(self.url + "/token", data={"username": username, "password": password}, timeout=10)
         assert answer.status_code == 200, answer.text

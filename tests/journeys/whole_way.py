@@ -29,6 +29,7 @@ def travel(portal: PortalProcess, model: str, *, max_model_len: int, start_timeo
     )
     runs_into_the_limit(alice, model)
     the_ledger_equals_the_engines_counters(portal, alice)
+    assert portal.audit() == "all is as it must be\n"
 
     assert bob.post("/vllm_request/terminate", container_id=engine["container_id"]).status_code == 404
     for _ in range(2):  # the second time is no error
