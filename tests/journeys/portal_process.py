@@ -39,6 +39,11 @@ class PortalProcess:
         self.environment = {**kept, **named, "PYTHONUNBUFFERED": "1"}
         self._process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> "PortalProcess":
         """Returns when the portal answers."""
         self.directory.mkdir(parents=True, exist_ok=True)
