@@ -29,7 +29,7 @@ test: lint  ## install and run all tests that this machine can run, on SQLite
 test-postgresql: $(DEV)  ## the tests that use a database, on PostgreSQL
 	$(BIN)/python tests/postgres_server.py $(BIN)/python -m pytest -q -n 3 $(ONCE:%=--ignore=%)
 
-test-attack: $(DEV)  ## generated requests to everything in the API's schema; EXAMPLES=40 for over 10,000 of them
+test-attack: $(DEV)  ## generated requests to the whole API (EXAMPLES=40: over 10,000), and kill -9 while it works
 	PORTAL_ATTACK_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -q -n 2 tests/attack
 
 lint: $(DEV)  ## what is checked without running the portal

@@ -9,7 +9,8 @@ load that read the row before the commit has then written what it read, and what
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypedDict
 
@@ -31,7 +32,10 @@ MOST = 2**53 - 1
 _CORRECTED = {"prompt_token_number": "prompt_tokens_corrected", "gen_token_number": "gen_tokens_corrected"}
 
 # What nobody uses just now is not loaded, and stays so: half a hash would pass for a whole one.
-_SET_IF_LOADED = "if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], unpack(ARGV)) end"
+_SET_IF_LOADED = """
+if redis.call('GET', 'lock:ledger') ~= ARGV[1] then return redis.error_reply('LOST the lock of the ledger') end
+if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], unpack(ARGV, 2)) end
+"""
 
 
 class Numbers(TypedDict):
@@ -56,8 +60,35 @@ def of_key(key_id: int) -> str:
 
 
 def ledger_lock() -> redis.lock.Lock:
-    """Held by whoever loads live counters, writes the ledger to the database, or corrects live counters."""
-    return client().lock("lock:ledger", timeout=60, blocking_timeout=5, sleep=0.01)
+    """Held by whoever loads live counters, writes the ledger to the database, or corrects live counters.
+
+    It runs out, or a holder that was killed would lock the portal up. So a holder may have lost it without knowing:
+    who writes counters that were computed under it shows `token_of(lock)`, which Redis compares as it writes. Whoever
+    has long work renews it (`lock.reacquire`)."""
+    return client().lock("lock:ledger", timeout=10, blocking_timeout=3, sleep=0.01)
+
+
+@contextmanager
+def holding_ledger() -> Iterator[redis.lock.Lock]:
+    """Raises redis.exceptions.LockError where somebody else keeps it for longer than one waits."""
+    lock = ledger_lock()
+    if not lock.acquire():
+        raise redis.exceptions.LockError("the ledger is kept locked")
+    try:
+        yield lock
+    finally:
+        release(lock)
+
+
+def release(lock: redis.lock.Lock) -> None:
+    """Gives the lock back, unless it had run out and is somebody else's by now."""
+    with suppress(redis.exceptions.LockError):
+        lock.release()
+
+
+def token_of(lock: redis.lock.Lock) -> bytes:
+    """What Redis knows the holder of this lock by."""
+    return lock.local.token
 
 
 def live_numbers(user: User) -> Numbers:
@@ -171,12 +202,12 @@ def drop(subject: int | str) -> None:
 
 def _tell(subject: int | str, fields: tuple[str, ...]) -> None:
     try:
-        with ledger_lock():
+        with holding_ledger() as lock:
             columns = _rows([str(subject)]).get(str(subject))
             if columns is None or not fields:
                 client().delete(key(subject))
             else:
-                _set_if_loaded(subject, {name: columns[name] for name in fields})
+                _set_if_loaded(lock, subject, {name: columns[name] for name in fields})
     except redis.RedisError as error:
         logger.warning("live counters of %s were not told of a change: %s", subject, error)
 
@@ -184,7 +215,7 @@ def _tell(subject: int | str, fields: tuple[str, ...]) -> None:
 def correct_all() -> int:
     """Makes limits and standing of all loaded counters those of the database, for what was not told because Redis was
     away; how many were wrong. Two queries and a few round trips. Raises redis.RedisError, DatabaseError."""
-    with ledger_lock():
+    with holding_ledger() as lock:
         loaded = [name.removeprefix("quota:") for name in client().scan_iter("quota:*", count=1000)]
         rows = _rows(loaded)
         reading = client().pipeline(transaction=False)
@@ -196,13 +227,14 @@ def correct_all() -> int:
             if columns is None or live[len(_TOLD) :] != [columns[name] for name in _PACES]:
                 corrected += client().delete(key(subject))  # a limit by time needs what its time has cost so far
             elif live != list(columns.values()):
-                _set_if_loaded(subject, columns)
+                _set_if_loaded(lock, subject, columns)
                 corrected += 1
     return corrected
 
 
-def _set_if_loaded(subject: int | str, columns: dict[str, str]) -> None:
-    client().eval(_SET_IF_LOADED, 1, key(subject), *(part for column in columns.items() for part in column))
+def _set_if_loaded(lock: redis.lock.Lock, subject: int | str, columns: dict[str, str]) -> None:
+    parts = (part for column in columns.items() for part in column)
+    client().eval(_SET_IF_LOADED, 1, key(subject), token_of(lock), *parts)
 
 
 _TOLD = ("pl", "gl", "ver", "on")

@@ -25,6 +25,7 @@
 --   reopen     <request> <user> <key> <prompt> <generated> <lease ms> <meta>   -> 1: was lost, is open again | 0
 --   cancel     <request>                                       -> 1: released, nothing was forwarded, no record
 --   reap       <most>                                          -> number of requests settled at their checkpoint
+--   holding    <token>                                         -> 1, or the whole call fails: whose lock:ledger is not
 --   load       <subject> <pl> <gl> <pu> <gu> <ver> <on> <rm> <tm> <td> <tM> <so> <month> <tokens today> <this month>
 --              -> 1; used = what is given + the outbox, reserved = what is open; windows that live stay as they are
 
@@ -216,6 +217,11 @@ function op.reap(most)
   return #expired
 end
 
+function op.holding(token)
+  if redis.call('GET', 'lock:ledger') ~= token then error('LOST the lock of the ledger') end
+  return 1
+end
+
 function op.load(subject, pl, gl, pu, gu, ver, on, rm, tm, td, tM, so, month, today, this_month)
   local pr, gr, n = 0, 0, 0
   for _, request in ipairs(redis.call('ZRANGE', 'open', 0, -1)) do
@@ -242,7 +248,7 @@ function op.load(subject, pl, gl, pu, gu, ver, on, rm, tm, td, tM, so, month, to
   return 1
 end
 
-local arguments = {admit = 13, checkpoint = 4, settle = 4, reopen = 7, cancel = 1, reap = 1, load = 15}
+local arguments = {admit = 13, checkpoint = 4, settle = 4, reopen = 7, cancel = 1, reap = 1, holding = 1, load = 15}
 local out, at = {}, 1
 while at <= #ARGV do
   local name = ARGV[at]

@@ -6,7 +6,6 @@ A crash between the two writes the same records again, which the unique request 
 counts each request once, and `load` can rebuild a user's live counters from it at any time.
 """
 
-import contextlib
 import json
 import logging
 import time
@@ -17,11 +16,10 @@ from typing import Any
 
 from django.db import transaction
 from django.db.models import F, QuerySet, Sum
-from redis.exceptions import LockError
 from redis.lock import Lock
 
 from accounts.models import ApiKey, KeyLimit, Pace, TokenLimit, User
-from accounts.quotas import MOST, ledger_lock
+from accounts.quotas import MOST, holding_ledger, ledger_lock, release, token_of
 from engines.models import Engine
 from inference import rollups
 from inference.ledger_link import SCRIPT
@@ -60,7 +58,7 @@ def flush(older_than_s: float = 0) -> int:
     if not lock.acquire(blocking=False):
         return 0  # somebody is at it
     try:
-        return _flush()
+        return _flush(lock)
     finally:
         release(lock)
 
@@ -68,13 +66,13 @@ def flush(older_than_s: float = 0) -> int:
 def load(subject: str) -> bool:
     """Puts the limits and counters of a user ("7") or an API key ("k7") from the database into the live ledger. False:
     there is no such subject (any more). Raises redis.RedisError, DatabaseError."""
-    with ledger_lock():
-        _flush()
+    with holding_ledger() as lock:
+        _flush(lock)
         is_key = subject.startswith("k")
         columns = _key_columns(int(subject[1:])) if is_key else _user_columns(int(subject))
         if columns is None:
             return False
-        _script()(args=["load", subject, *columns])
+        _script()(args=["holding", token_of(lock), "load", subject, *columns])
         return True
 
 
@@ -122,13 +120,7 @@ def _spent(records: QuerySet[UsageRecord]) -> int:
     return records.aggregate(tokens=Sum(F("prompt_tokens") + F("generated_tokens")))["tokens"] or 0
 
 
-def release(lock: Lock) -> None:
-    """Gives the lock back, unless it had run out and is somebody else's by now."""
-    with contextlib.suppress(LockError):
-        lock.release()
-
-
-def _flush() -> int:
+def _flush(lock: Lock) -> int:
     """What was in the outbox when this began: under load it never gets empty, and others want the lock."""
     written = 0
     for _ in range(-(-client().llen(OUTBOX) // BATCH)):
@@ -139,6 +131,7 @@ def _flush() -> int:
         _write(records)
         client().eval(_TRIM, 1, OUTBOX, lines[0], len(lines), lines[-1])
         written += len(records)
+        lock.reacquire()
     return written
 
 

@@ -20,7 +20,6 @@ from accounts import quotas
 from inference.audit import counters, engines, logs, reservations, sums
 from inference.audit.live import take
 from inference.audit.numbers import read
-from inference.usage import release
 
 BETWEEN_LOOKS_S = 2.0
 
@@ -46,14 +45,10 @@ def audit(between_looks_s: float = BETWEEN_LOOKS_S) -> list[Finding]:
 
 def look() -> list[Finding]:
     """What is broken just now. For a moment nobody writes the ledger to the database; requests go on."""
-    lock = quotas.ledger_lock()
-    lock.acquire()
-    try:
+    with quotas.holding_ledger():
         live = take()
         numbers = read(live)
         found = [*reservations.check(live, numbers), *counters.check(live, numbers)]
-    finally:
-        release(lock)
     with _snapshot():
         found += sums.check()
     found += [*engines.check(live), *logs.check()]

@@ -160,6 +160,33 @@ def test_a_load_that_read_the_old_row_does_not_win(people, live):
     assert live(alice, load=False)["pl"] == 5
 
 
+def somebody_else_takes_the_lock():
+    """As when its holder was too slow: it ran out, and another one has it."""
+    client().set("lock:ledger", "another", px=10_000)
+
+
+def test_who_was_too_slow_loads_nothing(alice, monkeypatch):
+    read = usage._user_columns
+    monkeypatch.setattr(usage, "_user_columns", lambda pk: (somebody_else_takes_the_lock(), read(pk))[1])
+    with pytest.raises(redis.RedisError, match="LOST"):
+        usage.load(str(alice.pk))
+    assert not client().exists(quotas.key(alice.pk))
+
+
+def test_who_was_too_slow_tells_nothing(alice, monkeypatch, live):
+    live(alice)
+    read = quotas._rows
+    monkeypatch.setattr(quotas, "_rows", lambda subjects: (somebody_else_takes_the_lock(), read(subjects))[1])
+    TokenLimit.objects.update(prompt_token_limit=5)
+    quotas.push_limits(alice.pk)
+    assert live(alice, load=False)["pl"] != 5
+
+
+def test_a_holder_that_was_killed_is_waited_for_ten_seconds_at_most():
+    quotas.ledger_lock().acquire()
+    assert 0 < client().pttl("lock:ledger") <= 10_000
+
+
 @pytest.mark.django_db(transaction=True)
 def test_concurrent_changes_and_metering_add_up(people):
     alice = people["alice"]
