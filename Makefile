@@ -30,7 +30,7 @@ test-postgresql: $(DEV)  ## the tests that use a database, on PostgreSQL
 	$(BIN)/python tests/postgres_server.py $(BIN)/python -m pytest -q -n 3 $(ONCE:%=--ignore=%)
 
 test-attack: $(DEV)  ## generated requests to the whole API (EXAMPLES=40: over 10,000), and kill -9 while it works
-	PORTAL_ATTACK_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -q -n 2 tests/attack
+	ATTACK_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -q -n 2 tests/attack
 
 lint: $(DEV)  ## what is checked without running the portal
 	$(BIN)/ruff check .

@@ -1,5 +1,5 @@
 """Generated requests against a whole portal: no answer is a server error, no endpoint forgets who asks, and nobody gets
-at what another user made. PORTAL_ATTACK_EXAMPLES (for each operation) makes it longer."""
+at what another user made. ATTACK_EXAMPLES (for each operation) makes it longer."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import requests
 
 from tests.journeys.portal_process import ADMIN_PASSWORD, PortalProcess
 
-EXAMPLES = os.environ.get("PORTAL_ATTACK_EXAMPLES", "2")
+EXAMPLES = os.environ.get("ATTACK_EXAMPLES", "2")
 SEED = "20261123"
 # It would log the attacker out, who would be refused everywhere from then on and learn nothing.
 LEFT_OUT = "/token/logout/"
