@@ -1,12 +1,14 @@
 """What must be true of the ledger whatever happened, and whether it is. Reads only.
 
-one record per request      no request is both open and ended
-counters                    live counters = the database's numbers + what is on its way there
-reservations                what is reserved = what open requests hold, and each of these has a live lease
-limits                      used + reserved <= limit, unless the limit was lowered since
-sums                        numbers = records + corrections; records = their hourly = their daily sums
-engines                     records = the engine's own counters, as far as the engine was told the end of each
-log                         no line of the portal's logs holds a secret
+    one record per request      no request is both open and ended
+    counters                    live counters = the database's numbers + what is on its way there
+    reservations                what is reserved = what open requests hold, and each of these has a live lease
+    limits                      used + reserved <= limit, unless the limit was lowered since
+    sums                        numbers = records + corrections; records = their hourly = their daily sums
+    engines                     records = the engine's own counters, as far as the portal saw the end of each request
+    log                         no line of the portal's logs holds a secret
+
+Why it can look while the portal works: docs/decisions/0011-the-audit.md.
 """
 
 import time
