@@ -17,6 +17,7 @@ from inference.ledger_link import LedgerAway, LedgerLink
 from inference.limits import PromptTooLarge
 from inference.models import UsageRecord
 from inference.routing import Caller
+from tests.inference.ledger_seen import numbers
 from tests.threads import lent
 from vllm_portal.config import get_config
 from vllm_portal.redis_client import client
@@ -210,11 +211,6 @@ def record(request_id: str, user_id: int, prompt: int = 7, generated: int = 3) -
             "cached_tokens": 0, "outcome": "completed", "exact": True, "first_token_ms": None, "duration_ms": 12,
         }
     )  # fmt: skip
-
-
-def numbers(user) -> tuple[int, int]:
-    row = TokenLimit.objects.get(user=user)
-    return row.prompt_token_number, row.gen_token_number
 
 
 def test_the_outbox_reaches_the_database_once(alice):

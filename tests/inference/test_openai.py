@@ -3,8 +3,6 @@
 import asyncio
 import threading
 
-from accounts.models import TokenLimit
-from inference.models import UsageRecord
 from tests.fakes.upstream import (
     STREAM_HEAD,
     chunk,
@@ -14,22 +12,9 @@ from tests.fakes.upstream import (
     sse,
     streamed,
 )
-from vllm_portal.redis_client import client
+from tests.inference.ledger_seen import numbers, records, reserved
 
 STREAM = [event("hel", 7, 1), event("lo", 7, 2), last_event(7, 2), b"[DONE]"]
-
-
-def records():
-    return list(UsageRecord.objects.order_by("id"))
-
-
-def numbers(user):
-    row = TokenLimit.objects.get(user=user)
-    return row.prompt_token_number, row.gen_token_number
-
-
-def reserved(user):
-    return [int(value) for value in client().hmget(f"quota:{user.pk}", "pr", "gr")]
 
 
 def test_an_answer_reaches_the_client_byte_for_byte_and_is_charged(portal, engine, alice, raw_engine, eventually):

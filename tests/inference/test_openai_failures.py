@@ -6,8 +6,6 @@ import socket
 
 import pytest
 
-from accounts.models import TokenLimit
-from inference.models import UsageRecord
 from tests.fakes.upstream import (
     STREAM_HEAD,
     chunk,
@@ -18,22 +16,9 @@ from tests.fakes.upstream import (
     streamed,
     whole,
 )
-from vllm_portal.redis_client import client
+from tests.inference.ledger_seen import numbers, records, reserved
 
 STREAM = [event("hel", 7, 1), event("lo", 7, 2), last_event(7, 2), b"[DONE]"]
-
-
-def records():
-    return list(UsageRecord.objects.order_by("id"))
-
-
-def numbers(user):
-    row = TokenLimit.objects.get(user=user)
-    return row.prompt_token_number, row.gen_token_number
-
-
-def reserved(user):
-    return [int(value) for value in client().hmget(f"quota:{user.pk}", "pr", "gr")]
 
 
 def test_the_engines_refusal_passes_with_a_string_code_and_costs_nothing(portal, engine, alice, raw_engine, eventually):

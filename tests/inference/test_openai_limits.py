@@ -5,26 +5,12 @@ import json
 
 import requests
 
-from accounts.models import TokenLimit
-from inference.models import UsageRecord
 from tests.fakes.upstream import (
     completion,
     whole,
 )
+from tests.inference.ledger_seen import numbers, records, reserved
 from vllm_portal.redis_client import client
-
-
-def records():
-    return list(UsageRecord.objects.order_by("id"))
-
-
-def numbers(user):
-    row = TokenLimit.objects.get(user=user)
-    return row.prompt_token_number, row.gen_token_number
-
-
-def reserved(user):
-    return [int(value) for value in client().hmget(f"quota:{user.pk}", "pr", "gr")]
 
 
 def test_n_parallel_requests_never_overshoot_a_limit(portal, engine, alice, raw_engine, limit, eventually):
