@@ -14,6 +14,9 @@ ONCE := tests/test_config.py tests/test_docs.py tests/test_imports.py tests/test
 	tests/engines/launchers tests/engines/simulator tests/inference/test_sse.py tests/inference/test_upstream.py \
 	tests/inference/test_body.py tests/inference/test_endpoints_streams.py tests/inference/test_endpoints_media.py tests/cli
 
+# Compiled once, and not again by each of the many processes.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help run test test-postgresql test-attack test-real bench lint format requirements clean
 .DEFAULT_GOAL := help
 
@@ -24,10 +27,10 @@ run: $(RUNTIME)  ## install, migrate and start the portal in the foreground; Ctr
 	@exec $(BIN)/python manage.py run
 
 test: lint  ## install and run all tests that this machine can run, on SQLite
-	$(BIN)/python -m pytest -q -n 3
+	$(BIN)/python -m pytest -q -n 4
 
 test-postgresql: $(DEV)  ## the tests that use a database, on PostgreSQL
-	$(BIN)/python tests/postgres_server.py $(BIN)/python -m pytest -q -n 3 $(ONCE:%=--ignore=%)
+	$(BIN)/python tests/postgres_server.py $(BIN)/python -m pytest -q -n 4 $(ONCE:%=--ignore=%)
 
 test-attack: $(DEV)  ## generated requests to the whole API (EXAMPLES=40: over 10,000), and kill -9 while it works
 	ATTACK_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -q -n 2 tests/attack

@@ -14,7 +14,6 @@ import anthropic
 import openai
 import pytest
 import requests
-from langchain_openai import ChatOpenAI
 from pydantic import BaseModel, SecretStr
 
 
@@ -32,7 +31,9 @@ class Served:
     def anthropic(self, **options) -> anthropic.Anthropic:
         return anthropic.Anthropic(base_url=self.url, **{"api_key": self.key, "max_retries": 0, **options})
 
-    def langchain(self, **options) -> ChatOpenAI:
+    def langchain(self, **options):
+        from langchain_openai import ChatOpenAI  # here, since it takes a second, and each test process reads this file
+
         key = SecretStr(self.key)
         return ChatOpenAI(base_url=self.url + "/v1", api_key=key, model=self.model, max_retries=0, **options)
 
