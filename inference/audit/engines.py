@@ -6,43 +6,51 @@ from collections import Counter
 from collections.abc import Iterator
 
 import requests
-from django.db.models import Q, Sum
+from django.db.models import Sum
 
 from engines.models import Engine
 from engines.states import State
-from inference.audit.live import Live
+from inference.audit.live import Live, take
 from inference.models import UsageRecord
 
 logger = logging.getLogger(__name__)
 
 TIMEOUT_S = 5
+_WHOLE = (UsageRecord.Outcome.COMPLETED, UsageRecord.Outcome.REFUSED)
 _METRIC = re.compile(
     r"^vllm:(prompt_tokens_total|generation_tokens_total|num_requests_(?:running|waiting))(?:\{[^}]*\})? (\S+)$",
     re.MULTILINE,
 )
 
 
-def check(live: Live) -> Iterator[tuple[str, str, str]]:
-    """Engines that are busy, or do not answer just now, are left for another time.
+def check() -> Iterator[tuple[str, str, str]]:
+    """Engines that work on something, or do not answer, are left for another time: a request that has just ended is
+    in the metrics, and not in the records yet.
 
     An engine that was stopped in the middle (a client left, a process died) may have counted more than the portal saw:
     then, and only then, its counters may be above the records. Source of a second difference: vLLM 0.32 counts the
     prompt of a request with `n` above 1 once per choice in its metrics, and once in the usage that it answers.
     """
-    busy = Counter(request.engine_id for request in live.open.values())
-    busy.update(record["engine_id"] for record in live.outbox)
-    for engine in Engine.objects.filter(state=State.READY, generation=1).exclude(port=None):
-        if busy[str(engine.pk)] or (counted := _counters(engine)) is None:
+    ready = list(Engine.objects.filter(state=State.READY, generation=1).exclude(port=None))
+    answers = {engine.pk: _counters(engine) for engine in ready}
+    busy = _busy(take())
+    for engine in ready:
+        counted = answers[engine.pk]
+        if counted is None or str(engine.pk) in busy:
             continue
         whole = UsageRecord.objects.filter(engine=engine)
         sums = whole.aggregate(prompt=Sum("prompt_tokens", default=0), generated=Sum("generated_tokens", default=0))
-        cut = whole.exclude(Q(exact=True) & Q(outcome=UsageRecord.Outcome.COMPLETED)).exists()
+        cut = whole.exclude(exact=True, outcome__in=_WHOLE).exists()
         prompt = sums["prompt"] + engine.probe_prompt_tokens
         generated = sums["generated"] + engine.probe_generated_tokens
         if counted["prompt_tokens_total"] < prompt and not cut:
             yield "engines", f"{engine.name} prompt", _differ(prompt, counted["prompt_tokens_total"])
         if counted["generation_tokens_total"] != generated and not cut:
             yield "engines", f"{engine.name} generated", _differ(generated, counted["generation_tokens_total"])
+
+
+def _busy(live: Live) -> set[str]:
+    return {request.engine_id for request in live.open.values()} | {record["engine_id"] for record in live.outbox}
 
 
 def _differ(recorded: int, counted: int) -> str:

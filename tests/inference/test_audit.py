@@ -221,6 +221,20 @@ def test_an_engine_that_worked_for_somebody_else(used, simulator):
     assert rules() == {"engines"}
 
 
+def test_what_the_engine_refused_hides_no_difference(used, portal, alice, eventually):
+    assert portal.post(alice, "/v1/chat/completions", {**CHAT, "temperature": -1}).status_code == 400
+    eventually(lambda: UsageRecord.objects.filter(outcome="refused").exists())
+    assert audit.look() == []
+    UsageRecord.objects.filter(outcome="completed").first().delete()
+    assert "engines" in rules()
+
+
+def test_an_engine_that_was_cut_off_may_have_counted_more(used, simulator):
+    UsageRecord.objects.filter(pk=UsageRecord.objects.first().pk).update(outcome="aborted", exact=False)
+    assert simulator.post("/v1/completions", {"model": "acme/tiny", "prompt": "x", "max_tokens": 3}).status == 200
+    assert "engines" not in rules()
+
+
 def test_a_secret_in_a_log(used):
     log = get_config().data_dir / "logs" / "web.log"
     log.parent.mkdir(exist_ok=True)
