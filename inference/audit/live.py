@@ -4,6 +4,7 @@ import json
 from collections import defaultdict
 from typing import Any, NamedTuple
 
+from accounts import quotas
 from vllm_portal.redis_client import client
 
 _READ = """
@@ -51,12 +52,16 @@ class Live(NamedTuple):
         """Tokens of ended requests that are not in the database yet, by subject. A request counts once."""
         totals: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
         for record in {record["request_id"]: record for record in reversed(self.outbox)}.values():
-            key_id = record.get("key_id")
-            for subject in (str(record["user_id"]), f"k{key_id}" if key_id else None):
-                if subject:
-                    prompt, generated = totals[subject]
-                    totals[subject] = (prompt + record["prompt_tokens"], generated + record["generated_tokens"])
+            for subject in subjects_of(record):
+                prompt, generated = totals[subject]
+                totals[subject] = (prompt + record["prompt_tokens"], generated + record["generated_tokens"])
         return totals
+
+
+def subjects_of(record: dict[str, Any]) -> list[str]:
+    """Whose numbers a record of the outbox adds to."""
+    key_id = record.get("key_id")
+    return [str(record["user_id"]), *([quotas.of_key(key_id)] if key_id else [])]
 
 
 def take() -> Live:

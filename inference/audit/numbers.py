@@ -22,13 +22,6 @@ class Numbers(NamedTuple):
     recorded: set[str]
     """The open requests that have a record already."""
 
-    @staticmethod
-    def newest_start(subject: str) -> datetime | None:
-        """When the subject's latest recorded request began."""
-        column = "api_key_id" if subject.startswith("k") else "user_id"
-        records = UsageRecord.objects.filter(**{column: int(subject.removeprefix("k"))})
-        return records.aggregate(newest=Max("started_at"))["newest"]
-
 
 def read(live: Live) -> Numbers:
     users = [int(subject) for subject in live.quotas if not subject.startswith("k")]
@@ -43,3 +36,10 @@ def read(live: Live) -> Numbers:
             found[f"{prefix}{pk}"] = Number((prompt, generated), changed_at)
     recorded = UsageRecord.objects.filter(request_id__in=live.open).values_list("request_id", flat=True)
     return Numbers(found, set(recorded))
+
+
+def newest_start(subject: str) -> datetime | None:
+    """When the subject's latest recorded request began."""
+    column = "api_key_id" if subject.startswith("k") else "user_id"
+    records = UsageRecord.objects.filter(**{column: int(subject.removeprefix("k"))})
+    return records.aggregate(newest=Max("started_at"))["newest"]

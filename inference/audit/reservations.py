@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from inference.audit.live import Live, Quota
-from inference.audit.numbers import Numbers
+from inference.audit.live import Live, Quota, subjects_of
+from inference.audit.numbers import Numbers, newest_start
 
 LATE_MS = 60_000
 """A lease that ran out is settled by the web process within seconds, unless there is none."""
@@ -64,12 +64,8 @@ def _admitted_since_change(subject: str, live: Live, numbers: Numbers) -> bool:
     if known is None:
         return False
     starts = [request.started_ms for request in live.open.values() if subject in request.subjects]
-    starts += [
-        record["started_ms"]
-        for record in live.outbox
-        if subject in (str(record["user_id"]), f"k{record.get('key_id')}")
-    ]
-    newest = datetime.fromtimestamp(max(starts) / 1000, UTC) if starts else numbers.newest_start(subject)
+    starts += [record["started_ms"] for record in live.outbox if subject in subjects_of(record)]
+    newest = datetime.fromtimestamp(max(starts) / 1000, UTC) if starts else newest_start(subject)
     return newest is not None and (known.changed_at is None or newest > known.changed_at)
 
 

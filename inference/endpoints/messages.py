@@ -5,12 +5,10 @@ from typing import Any
 import msgspec
 
 from inference.body import Body
-from inference.endpoints.generation import Generation
-from inference.endpoints.named import NamedEvents, NamedUsage, decoded
+from inference.endpoints.named import NamedAnswer, NamedEvents, NamedGeneration, decoded
 from inference.endpoints.tokens import Free
 from inference.errors import ApiError, EngineError
 from inference.routing import Route
-from inference.sse import Usage
 from vllm_portal.log import request_id
 
 _encode = msgspec.json.encode
@@ -27,12 +25,8 @@ _TYPES = {
 _RENDERED = ("messages", "system", "tools", "tool_choice", "thinking", "output_config", "chat_template_kwargs")
 
 
-class _Answer(msgspec.Struct):
-    usage: NamedUsage | None = None
-
-
 class _Start(msgspec.Struct):
-    message: _Answer
+    message: NamedAnswer
 
 
 class _Text(msgspec.Struct):
@@ -53,10 +47,9 @@ class _Error(msgspec.Struct):
     error: _Said
 
 
-_decode_answer = msgspec.json.Decoder(_Answer).decode
 _START = msgspec.json.Decoder(_Start)
 _DELTA = msgspec.json.Decoder(_Delta)
-_ENDED = msgspec.json.Decoder(_Answer)
+_ENDED = msgspec.json.Decoder(NamedAnswer)
 _ERROR = msgspec.json.Decoder(_Error)
 
 
@@ -91,7 +84,7 @@ class _Anthropic:
         return _event(error)
 
 
-class Messages(_Anthropic, Generation):
+class Messages(_Anthropic, NamedGeneration):
     path = "/v1/messages"
     prompt_fields = ("messages", "system")
     count_path = "/v1/messages/count_tokens"
@@ -99,13 +92,6 @@ class Messages(_Anthropic, Generation):
 
     def stream(self, body: Body) -> MessageEvents:
         return MessageEvents()
-
-    def usage(self, data: bytes) -> Usage | None:
-        try:
-            found = _decode_answer(data).usage
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return None
-        return found and found.plain()
 
     def token_counts(self, body: Body, route: Route) -> list[dict[str, Any] | int]:
         fields = body.fields

@@ -6,6 +6,7 @@ is kept for the engine's tokenizer, should nobody be there for the end.
 
 import msgspec
 
+from inference.endpoints.generation import Generation
 from inference.sse import BadStream, Events, PromptDetails, Usage
 
 
@@ -22,6 +23,26 @@ class NamedUsage(msgspec.Struct):
         read, written = self.cache_read_input_tokens or 0, self.cache_creation_input_tokens or 0
         details = self.input_tokens_details or (PromptDetails(read) if read else None)
         return Usage(self.input_tokens + read + written, self.output_tokens, details)
+
+
+class NamedAnswer(msgspec.Struct):
+    """Of an answer that comes whole, and of an event that holds one."""
+
+    usage: NamedUsage | None = None
+
+
+_decode_answer = msgspec.json.Decoder(NamedAnswer).decode
+
+
+class NamedGeneration(Generation):
+    """An endpoint that generates, and counts in these names."""
+
+    def usage(self, data: bytes) -> Usage | None:
+        try:
+            found = _decode_answer(data).usage
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
+        return found and found.plain()
 
 
 class NamedEvents(Events):

@@ -5,28 +5,21 @@ from typing import Any
 import msgspec
 
 from inference.body import Body
-from inference.endpoints.generation import Generation
-from inference.endpoints.named import NamedEvents, NamedUsage, decoded
+from inference.endpoints.named import NamedAnswer, NamedEvents, NamedGeneration, decoded
 from inference.errors import ApiError, InvalidRequest
 from inference.routing import Route
-from inference.sse import Usage
 
 _encode = msgspec.json.encode
 
 
-class _Answer(msgspec.Struct):
-    usage: NamedUsage | None = None
-
-
 class _Ended(msgspec.Struct):
-    response: _Answer
+    response: NamedAnswer
 
 
 class _Delta(msgspec.Struct):
     delta: str | None = None
 
 
-_decode_answer = msgspec.json.Decoder(_Answer).decode
 _ENDED = msgspec.json.Decoder(_Ended)
 _DELTA = msgspec.json.Decoder(_Delta)
 
@@ -43,7 +36,7 @@ class ResponseEvents(NamedEvents):
         return event
 
 
-class Responses(Generation):
+class Responses(NamedGeneration):
     path = "/v1/responses"
     limit_fields = ("max_output_tokens",)
     prompt_fields = ("input", "instructions", "previous_input_messages")
@@ -59,13 +52,6 @@ class Responses(Generation):
 
     def stream(self, body: Body) -> ResponseEvents:
         return ResponseEvents()
-
-    def usage(self, data: bytes) -> Usage | None:
-        try:
-            found = _decode_answer(data).usage
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            return None
-        return found and found.plain()
 
     def token_counts(self, body: Body, route: Route) -> list[dict[str, Any] | int] | None:
         """Only of plain messages: the engine alone knows how it writes tools and their calls into the prompt."""
