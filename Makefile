@@ -3,8 +3,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 EXAMPLES ?= 2
+FUZZ_SECONDS ?= 20
 RUNTIME := .venv/.runtime-installed
 DEV := .venv/.dev-installed
+FUZZER := .venv/.fuzzer-installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install --require-hashes
 # A configuration of their own for the checks: whatever this machine has set up does not count.
 CHECKS := PORTAL_CONFIG=/dev/null PORTAL_DATA_DIR=$(CURDIR)/.venv/check-data
@@ -12,12 +14,14 @@ CHECKS := PORTAL_CONFIG=/dev/null PORTAL_DATA_DIR=$(CURDIR)/.venv/check-data
 # Tests that touch no database, or bring their own: once is enough.
 ONCE := tests/test_config.py tests/test_docs.py tests/test_imports.py tests/test_supervisor.py tests/journeys \
 	tests/engines/launchers tests/engines/simulator tests/inference/test_sse.py tests/inference/test_upstream.py \
+	tests/fuzz tests/inference/test_front_framing.py tests/inference/test_front_slow.py \
+	tests/inference/test_front_smuggling.py tests/inference/test_upstream_pieces.py tests/inference/test_sse_pieces.py \
 	tests/inference/test_body.py tests/inference/test_endpoints_streams.py tests/inference/test_endpoints_media.py tests/cli
 
 # Compiled once, and not again by each of the many processes.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test test-postgresql test-attack test-real bench lint format requirements clean
+.PHONY: help run test test-postgresql test-attack test-real test-browser screenshots fuzz bench lint format requirements clean
 .DEFAULT_GOAL := help
 
 help:  ## list these targets
@@ -32,8 +36,12 @@ test: lint  ## install and run all tests that this machine can run, on SQLite
 test-postgresql: $(DEV)  ## the tests that use a database, on PostgreSQL
 	$(BIN)/python tests/postgres_server.py $(BIN)/python -m pytest -q -n 4 $(ONCE:%=--ignore=%)
 
-test-attack: $(DEV)  ## generated requests to the whole API (EXAMPLES=40: over 10,000), and kill -9 while it works
-	ATTACK_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -q -n 2 tests/attack
+test-attack: $(DEV)  ## generated requests (EXAMPLES=40: over 10,000), counts (REQUESTS=, ROUNDS=), kill -9 while it works (KILLS=, POINTS=, RESTARTS=)
+	ATTACK_EXAMPLES=$(EXAMPLES) $(foreach size,REQUESTS ROUNDS LEAVING KILLS POINTS RESTARTS,$(if $($(size)),$(size)=$($(size)))) $(BIN)/python -m pytest -q -n 2 tests/attack
+
+fuzz: $(FUZZER)  ## bytes that break a reader of HTTP or of streams: each looked for FUZZ_SECONDS long; Linux on x86-64
+	@for target in front head upstream sse; do \
+		FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m tests.fuzz $$target || exit 1; done
 
 lint: $(DEV)  ## what is checked without running the portal
 	$(BIN)/ruff check .
@@ -41,12 +49,21 @@ lint: $(DEV)  ## what is checked without running the portal
 	$(CHECKS) $(BIN)/python manage.py check --fail-level WARNING
 	$(CHECKS) $(BIN)/python manage.py makemigrations --check --dry-run
 
-test-real: $(DEV)  ## the whole way on real vLLM in real containers; needs root or a Docker daemon
+test-real: $(DEV)  ## the whole way on real vLLM in real containers (REAL_REQUESTS=, REAL_POINTS=); needs root or a Docker daemon
 	tests/real/lab/ensure_docker.sh
 	tests/real/lab/build_engine_image.sh
-	$(BIN)/python -m pytest -ra --strict-markers -o addopts="-p no:schemathesis -p no:langsmith_plugin" tests/real
+	tests/browser/ensure_chromium.sh
+	$(foreach size,REAL_REQUESTS REAL_POINTS,$(if $($(size)),$(size)=$($(size)))) $(BIN)/python -m pytest -ra --strict-markers -o addopts="-p no:schemathesis -p no:langsmith_plugin" tests/real
 
-bench: $(RUNTIME)  ## what the portal adds to a request, measured beside the direct way
+test-browser: $(DEV)  ## the pages in a real Chromium, which is installed where it is missing (root needed)
+	tests/browser/ensure_chromium.sh
+	$(BIN)/python -m pytest -ra --strict-markers -o addopts="-p no:schemathesis -p no:langsmith_plugin" tests/browser
+
+screenshots: $(DEV)  ## each page, light and dark, on desktop and phone, into docs/screens
+	tests/browser/ensure_chromium.sh
+	$(BIN)/python -m tests.browser.screenshots docs/screens
+
+bench: $(RUNTIME)  ## what the portal costs beside nginx, vllm-router, LiteLLM; writes docs/performance.md
 	$(BIN)/python -m bench
 
 format: $(DEV)  ## let ruff rewrite the code
@@ -59,6 +76,7 @@ COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-h
 requirements:  ## pin the newest versions that *.in allow; needs uv
 	$(COMPILE) --upgrade requirements/runtime.in -o requirements.txt
 	$(COMPILE) --upgrade requirements/dev.in -o requirements/dev.txt
+	$(COMPILE) --upgrade requirements/fuzz.in -o requirements/fuzz.txt
 
 clean:  ## forget the virtual environment and caches; data in ./var stays
 	rm -rf .venv .pytest_cache .ruff_cache .import_linter_cache .hypothesis bench/.build
@@ -77,4 +95,8 @@ $(RUNTIME): requirements.txt | .venv/bin/python
 
 $(DEV): requirements/dev.txt $(RUNTIME)
 	$(PIP) -r requirements/dev.txt
+	@touch $@
+
+$(FUZZER): requirements/fuzz.txt $(DEV)
+	$(PIP) -r requirements/fuzz.txt
 	@touch $@

@@ -1,30 +1,33 @@
 """People in the admin pages: who they are, what they may spend, what they have spent."""
 
+from functools import partial
 from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.options import InlineModelAdmin
 from django.contrib.auth.admin import UserAdmin
-from django.contrib.auth.forms import AdminUserCreationForm, UserChangeForm
-from django.contrib.auth.models import Group
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.urls import URLPattern, path
+from django.utils.html import format_html
+from unfold.admin import ModelAdmin, StackedInline
+from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 
-from accounts import people, quotas
+from accounts import groups_admin, password_links, people, quotas
 from accounts.errors import NotYourself
 from accounts.keys import PACES
 from accounts.keys_admin import KeyInline
 from accounts.keys_serializers import COUNTABLE
 from accounts.models import Role, TokenLimit, User
+from accounts.people_import_admin import import_page
 
-admin.site.unregister(Group)
 admin.site.site_header = admin.site.site_title = "vllm-portal"
 admin.site.index_title = "Administration"
 
 
-class NewUserForm(AdminUserCreationForm):
-    class Meta(AdminUserCreationForm.Meta):
+class NewUserForm(UserCreationForm):
+    class Meta(UserCreationForm.Meta):
         model = User
         fields = ("username", "role")
 
@@ -42,7 +45,7 @@ class UserForm(UserChangeForm):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        for name in {"role", "is_active"} & set(self.fields):
+        for name in {"role", "is_active", "weight", "groups"} & set(self.fields):
             # Changed means: differs from what the page showed. An hour-old page gives no rights back.
             self.fields[name].show_hidden_initial = True
 
@@ -50,6 +53,10 @@ class UserForm(UserChangeForm):
         """A name that came from elsewhere and would not be allowed today does not keep the rest from being changed."""
         excluded = super()._get_validation_exclusions()
         return excluded if "username" in self.changed_data else {*excluded, "username"}
+
+    def _save_m2m(self) -> None:
+        if "groups" in self.changed_data:
+            super()._save_m2m()
 
 
 class OwnUserForm(UserForm):
@@ -73,6 +80,7 @@ def _pace(most: int = quotas.MOST) -> forms.IntegerField:
     )
 
 
+LINKS = 20
 TOKENS = ("prompt_token_limit", "prompt_token_number", "gen_token_limit", "gen_token_number")
 
 
@@ -120,11 +128,12 @@ class TokenLimitForm(forms.ModelForm):
         """Nothing; the admin calls it."""
 
 
-class TokenLimitInline(admin.StackedInline):
+class TokenLimitInline(StackedInline):
     model = TokenLimit
     form = TokenLimitForm
     fields = (("prompt_token_limit", "prompt_token_number"), ("gen_token_limit", "gen_token_number"), *PACES)
     can_delete = False
+    template_before = "accounts/inline_errors.html"  # unfold shows those of fields alone
     verbose_name = verbose_name_plural = "limits: what may be spent in total and by time, and what was"
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
@@ -133,11 +142,12 @@ class TokenLimitInline(admin.StackedInline):
 
 
 @admin.register(User)
-class PeopleAdmin(UserAdmin):
+class PeopleAdmin(UserAdmin, ModelAdmin):
     form = UserForm
+    change_password_form = AdminPasswordChangeForm
     add_form = NewUserForm
     fieldsets = (
-        (None, {"fields": ("username", "password", "role", "is_active")}),
+        (None, {"fields": ("username", "password", "role", "is_active", "weight", "groups")}),
         ("About", {"fields": ("first_name", "last_name", "email")}),
         ("Dates", {"fields": ("last_login", "date_joined")}),
     )
@@ -147,7 +157,11 @@ class PeopleAdmin(UserAdmin):
     list_display = ("username", "role", "is_active", "prompt_used", "prompt_left", "generated_used", "generated_left")
     list_filter = ("role", "is_active")
     list_select_related = ("token_limit",)
-    actions = ("disable", "enable", "double_limits")
+    actions = ("disable", "enable", "double_limits", "make_links")
+
+    def get_urls(self) -> list[URLPattern]:
+        page = self.admin_site.admin_view(partial(import_page, people_admin=self))
+        return [path("import/", page, name="accounts_user_import"), *super().get_urls()]
 
     def get_inlines(self, request: HttpRequest, obj: User | None) -> list[type[InlineModelAdmin]]:
         return [TokenLimitInline, KeyInline] if obj else []
@@ -164,6 +178,11 @@ class PeopleAdmin(UserAdmin):
         elif changed := set(form.changed_data) & {field.name for field in User._meta.concrete_fields}:
             obj.save(update_fields=changed)
 
+    def save_related(self, request: HttpRequest, form: forms.ModelForm, formsets: Any, change: bool) -> None:
+        super().save_related(request, form, formsets, change)
+        if "groups" in form.changed_data:
+            groups_admin.tell()
+
     def has_delete_permission(self, request: HttpRequest, obj: User | None = None) -> bool:
         return super().has_delete_permission(request, obj) and (obj is None or obj.pk != request.user.pk)
 
@@ -179,7 +198,7 @@ class PeopleAdmin(UserAdmin):
 
     @admin.display(description="prompt tokens used", ordering="token_limit__prompt_token_number")
     def prompt_used(self, user: User) -> str:
-        return _of(user.token_limit.prompt_token_number, user.token_limit.prompt_token_limit)
+        return _bar(user.token_limit.prompt_token_number, user.token_limit.prompt_token_limit)
 
     @admin.display(description="left")
     def prompt_left(self, user: User) -> str:
@@ -187,7 +206,7 @@ class PeopleAdmin(UserAdmin):
 
     @admin.display(description="generated tokens used", ordering="token_limit__gen_token_number")
     def generated_used(self, user: User) -> str:
-        return _of(user.token_limit.gen_token_number, user.token_limit.gen_token_limit)
+        return _bar(user.token_limit.gen_token_number, user.token_limit.gen_token_limit)
 
     @admin.display(description="left")
     def generated_left(self, user: User) -> str:
@@ -217,9 +236,21 @@ class PeopleAdmin(UserAdmin):
             quotas.double_limits(user)
         self.message_user(request, f"The limits of {len(queryset)} were doubled.")
 
+    @admin.action(description="Make links to set a password", permissions=["change"])
+    def make_links(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
+        if len(queryset) > LINKS:
+            self.message_user(request, f"At most {LINKS} at a time.", messages.ERROR)
+            return
+        for user in queryset:
+            text = f"{user.username} sets a password at {password_links.link(user, request)}"
+            self.message_user(request, text, messages.WARNING)
 
-def _of(number: int, limit: int) -> str:
-    return f"{number:,} of {limit:,}"
+
+def _bar(number: int, limit: int) -> str:
+    """In numbers, and as a bar."""
+    text = f"{number:,} of {limit:,}"
+    bar = '<span>{}</span><progress class="block h-1.5 w-full" max="{}" value="{}" aria-label="{}"></progress>'
+    return format_html(bar, text, max(limit, 1), min(number, limit), text)
 
 
 def _left(number: int, limit: int) -> str:

@@ -11,7 +11,7 @@ from rest_framework.response import Response
 from rest_framework.serializers import Serializer
 from rest_framework.views import APIView
 
-from accounts import people, quotas, sessions
+from accounts import change_log, people, quotas, sessions
 from accounts.auth import BearerAuthentication, IsAdmin, bearer, issue_tokens, log_in, renew
 from accounts.errors import NotAuthenticated, WrongLogin
 from accounts.models import User
@@ -161,6 +161,7 @@ class AddUserView(_AdminEndpoint):
             prompt_number=given["prompt_token_number"],
             generated_number=given["gen_token_number"],
         )
+        change_log.note(request.user, user, "added")
         return Response({"status": "success", "message": f"User {user.username} was added."})
 
 
@@ -175,6 +176,7 @@ class UpdateTokenLimitView(_AdminEndpoint):
             raise CallerError("Give prompt_token_limit, gen_token_limit or both.")
         user = people.find(given["username"])
         quotas.set_limits(user, prompt, generated)
+        change_log.note(request.user, user, "changed", prompt_token_limit=prompt, gen_token_limit=generated)
         return Response({"message": f"The token limits of {user.username} were updated."})
 
 
@@ -189,6 +191,7 @@ class UpdateTokenNumberView(_AdminEndpoint):
             raise CallerError("Give prompt_token_number, gen_token_number or both.")
         user = people.find(given["username"])
         quotas.set_numbers(user, prompt, generated)
+        change_log.note(request.user, user, "changed", prompt_token_number=prompt, gen_token_number=generated)
         return Response({"message": f"The token numbers of {user.username} were updated."})
 
 
@@ -209,6 +212,7 @@ class DisableUserView(_AdminEndpoint):
     def put(self, request: Request) -> Response:
         user = people.find(_valid(NamedUserSerializer, request)["username"])
         people.set_active(user, False, by=request.user)
+        change_log.note(request.user, user, "changed", is_active=False)
         return Response({"message": f"User {user.username} is disabled."})
 
 
@@ -219,6 +223,7 @@ class EnableUserView(_AdminEndpoint):
     def put(self, request: Request) -> Response:
         user = people.find(_valid(NamedUserSerializer, request)["username"])
         people.set_active(user, True, by=request.user)
+        change_log.note(request.user, user, "changed", is_active=True)
         return Response({"message": f"User {user.username} is enabled."})
 
 

@@ -49,6 +49,12 @@ class KeyForm(forms.Form):
     allowed_models = ModelsField(
         label="Models", required=False, help_text="Names of models or engines, one a line. Empty: all that you may use."
     )
+    may_wake = forms.BooleanField(
+        label="May wake engines",
+        required=False,
+        initial=True,
+        help_text="Else its requests to engines that sleep fail.",
+    )
     days = forms.IntegerField(
         label="Days until it expires", required=False, min_value=1, max_value=3650, help_text="Empty: never."
     )
@@ -63,6 +69,7 @@ class KeyForm(forms.Form):
             "name": given["name"],
             "scopes": given["scopes"],
             "allowed_models": given["allowed_models"],
+            "may_wake": given["may_wake"],
             "expires_at": timezone.now() + timedelta(days=days) if days else None,
             **{name: given[name] for name in TOTALS},  # type: ignore[typeddict-item]
         }

@@ -41,6 +41,8 @@ class Rights(TypedDict, total=False):
     """Default: inference."""
     allowed_models: list[str]
     """Names of models or engines; default: none, which means all."""
+    may_wake: bool
+    """Engines that sleep; default: yes."""
     expires_at: datetime | None
     """Default: never."""
     prompt_token_limit: int | None
@@ -68,6 +70,7 @@ def make(user: User, rights: Rights, by: ApiKey | None = None) -> tuple[ApiKey, 
             last_four=clear[-4:],
             scopes=_ordered(chosen["scopes"]),
             allowed_models=list(chosen["allowed_models"]),
+            may_wake=chosen["may_wake"],
             expires_at=chosen["expires_at"],
             created_at=timezone.now(),
         )
@@ -132,9 +135,11 @@ def _defaults(by: ApiKey | None) -> Rights:
     """What a new key may do where its maker does not say."""
     nothing: Any = dict.fromkeys(LIMITS)
     if by is None:
-        return {"scopes": [ApiKey.Scope.INFERENCE], "allowed_models": [], "expires_at": None, **nothing}
+        scopes = [ApiKey.Scope.INFERENCE]
+        return {"scopes": scopes, "allowed_models": [], "may_wake": True, "expires_at": None, **nothing}
     limits: Any = {name: getattr(by.limit, name) for name in LIMITS}
-    return {"scopes": by.scopes, "allowed_models": by.allowed_models, "expires_at": by.expires_at, **limits}
+    own: Any = {name: getattr(by, name) for name in ("scopes", "allowed_models", "may_wake", "expires_at")}
+    return {**own, **limits}
 
 
 def _ordered(scopes: list[str]) -> list[str]:
@@ -154,6 +159,8 @@ def _check(rights: Rights, by: ApiKey | None) -> None:
         models = set(rights["allowed_models"])
         if not models or not models <= set(by.allowed_models):
             raise MoreThanOwn("models")
+    if rights.get("may_wake") and not by.may_wake:
+        raise MoreThanOwn("may_wake")
     for name, own in (("expires_at", by.expires_at), *((name, getattr(by.limit, name)) for name in LIMITS)):
         if name in rights and own is not None:
             wanted: Any = rights[name]  # type: ignore[literal-required]

@@ -7,6 +7,7 @@ from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
+from unfold.admin import ModelAdmin, TabularInline
 
 from accounts import keys
 from accounts.errors import KeyRevoked
@@ -36,7 +37,7 @@ class KeyAdminForm(forms.ModelForm):
 
     class Meta:
         model = ApiKey
-        fields = ("user", "name", "scopes", "allowed_models", "expires_at")
+        fields = ("user", "name", "scopes", "allowed_models", "may_wake", "expires_at")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """The limits are in a table of their own."""
@@ -67,7 +68,7 @@ def scopes(key: ApiKey) -> str:
     return ", ".join(key.scopes)
 
 
-class KeyInline(admin.TabularInline):
+class KeyInline(TabularInline):
     """On a user's page: to look at, and the way to the key's own page."""
 
     model = ApiKey
@@ -87,7 +88,7 @@ class KeyInline(admin.TabularInline):
 
 
 @admin.register(ApiKey)
-class KeyAdmin(admin.ModelAdmin):
+class KeyAdmin(ModelAdmin):
     form = KeyAdminForm
     list_display = ("name", "user", shown, scopes, state, "last_used_at", "prompt_used", "generated_used")
     list_filter = (("revoked_at", admin.EmptyFieldListFilter),)
@@ -96,7 +97,7 @@ class KeyAdmin(admin.ModelAdmin):
     actions = ("revoke",)
 
     def get_fieldsets(self, request: HttpRequest, obj: ApiKey | None = None) -> Any:
-        about = ("user", "name", "scopes", "allowed_models", "expires_at")
+        about = ("user", "name", "scopes", "allowed_models", "may_wake", "expires_at")
         sets = [(None, {"fields": about}), ("Limits of its own, within the user's", {"fields": LIMITS})]
         return [*sets, ("As it stands", {"fields": self.get_readonly_fields(request, obj)[1:]})] if obj else sets
 

@@ -47,6 +47,9 @@ class KeySerializer(serializers.ModelSerializer):
         max_length=100,
         help_text="Names of models or engines that the key is for; empty: all that you may use.",
     )
+    may_wake = serializers.BooleanField(
+        required=False, help_text="Its requests wake engines that sleep. Default: true."
+    )
     expires_at = serializers.DateTimeField(required=False, allow_null=True, help_text="null: never.")
     prompt_token_limit = limit("prompt_token_limit", "Prompt tokens in total; null: only yours counts.", "limit")
     gen_token_limit = limit("gen_token_limit", "Generated tokens in total; null: only yours counts.", "limit")
@@ -60,8 +63,8 @@ class KeySerializer(serializers.ModelSerializer):
     class Meta:
         model = ApiKey
         fields = [
-            "id", "user", "username", "name", "prefix", "last_four", "scopes", "models", "expires_at", "revoked_at",
-            "created_at", "last_used_at", "prompt_token_limit", "prompt_token_number", "gen_token_limit",
+            "id", "user", "username", "name", "prefix", "last_four", "scopes", "models", "may_wake", "expires_at",
+            "revoked_at", "created_at", "last_used_at", "prompt_token_limit", "prompt_token_number", "gen_token_limit",
             "gen_token_number",
         ]  # fmt: skip
         read_only_fields = ["user", "prefix", "last_four", "revoked_at", "created_at", "last_used_at"]
@@ -117,6 +120,7 @@ class CallersKeySerializer(serializers.Serializer):
     shown = serializers.CharField(help_text="Its beginning and end.")
     scopes = serializers.ListField(child=serializers.CharField())
     models = serializers.ListField(child=serializers.CharField(), source="allowed_models")
+    may_wake = serializers.BooleanField()
     expires_at = serializers.DateTimeField(allow_null=True)
     limits = StandingSerializer(help_text="The key's own, within the user's.")
 

@@ -5,12 +5,16 @@ from functools import partial
 from typing import Any
 
 from django.contrib.auth.models import AbstractUser, UserManager
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models, transaction
 
 from vllm_portal import changes
 from vllm_portal.config import get_config
 
 RIGHTS = ("password", "role", "is_active")
+REMEMBERED = ("username", "weight", *RIGHTS)
+"""What the data plane remembers of a user: it is told when one of these changes."""
+LEAST_WEIGHT, MOST_WEIGHT = 0.1, 100.0
 
 
 class Role(models.TextChoices):
@@ -33,11 +37,22 @@ class User(AbstractUser):
 
     role = models.CharField(max_length=8, choices=Role.choices, default=Role.USER)
     token_version = models.PositiveIntegerField(default=1, editable=False)
+    weight = models.FloatField(
+        default=1.0,
+        validators=[MinValueValidator(LEAST_WEIGHT), MaxValueValidator(MOST_WEIGHT)],
+        help_text="Share of an engine that is full: with 3 three times the tokens of a user with 1.",
+    )
 
     objects = PortalUserManager()
 
     class Meta:
         ordering = ["username"]
+        constraints = [
+            # The data plane divides by it.
+            models.CheckConstraint(
+                condition=models.Q(weight__gte=LEAST_WEIGHT, weight__lte=MOST_WEIGHT), name="weight_within_bounds"
+            )
+        ]
 
     @classmethod
     def from_db(cls, db: str | None, field_names: Any, values: Any) -> "User":
@@ -51,7 +66,7 @@ class User(AbstractUser):
 
     def _remember(self) -> None:
         """Keeps what the row says, so that `save` sees what changed. A deferred field is not compared."""
-        self._loaded = {name: self.__dict__[name] for name in ("username", *RIGHTS) if name in self.__dict__}
+        self._loaded = {name: self.__dict__[name] for name in REMEMBERED if name in self.__dict__}
 
     @property
     def is_admin(self) -> bool:
@@ -172,6 +187,9 @@ class ApiKey(models.Model):
     last_four = models.CharField(max_length=4, editable=False)
     scopes = models.JSONField(help_text="List of inference, management, read-only.")
     allowed_models = models.JSONField(default=list, blank=True, help_text="Names of models or engines; empty: all.")
+    may_wake = models.BooleanField(
+        "may wake engines", default=True, help_text="Its requests wake engines that sleep; else they are refused."
+    )
     version = models.PositiveIntegerField(default=1, editable=False)
     created_at = models.DateTimeField()
     expires_at = models.DateTimeField(null=True, blank=True, help_text="Empty: never.")
@@ -213,3 +231,15 @@ class LoginSession(models.Model):
 
     def __str__(self) -> str:
         return f"{self.user_id} until {self.expires_at}"
+
+
+class GroupPriority(models.Model):
+    """How soon the engines of a group's members get their GPUs. A user has the highest of their groups'; 0 without."""
+
+    group = models.OneToOneField("auth.Group", on_delete=models.CASCADE, primary_key=True, related_name="priority")
+    value = models.SmallIntegerField(
+        default=0, help_text="Higher comes first, whoever has waited longer; 0: everybody."
+    )
+
+    def __str__(self) -> str:
+        return str(self.value)

@@ -1,15 +1,16 @@
 """What people and their API keys may spend: the only place that changes limits and numbers on someone's order. (What
 requests cost is added by the ledger, `inference.usage`.)
 
-The live counters are a hash in Redis, `quota:<subject>`, which the data plane loads from the database when it is not
-there: pl gl (limits), pu gu (used), pr gr (reserved by open requests), ver (version of the rights), on (1 or 0), rm tm
-td tM so (limits by time and number, "" for none). A subject is a user, by its id, or an API key, "k" and its id; a key
-without a limit of its own has MOST. Whoever changes a row tells the hash after the commit, under the ledger's lock: a
-load that read the row before the commit has then written what it read, and what is told here comes after it.
+The live counters are a row in Redis, `counters:<subject>`, which the data plane loads from the database when it is not
+there (`FIELDS`; `inference/ledger.lua` says what they mean). A subject is a user, by its id, or an API key, "k" and its
+id; a key without a limit of its own has MOST, and -1 is the limit by time that there is not. Whoever changes a row of
+the database tells the live one after the commit, under the ledger's lock: a load that read the row before the commit
+has then written what it read, and what is told here comes after it.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypedDict
@@ -31,10 +32,19 @@ MOST = 2**53 - 1
 
 _CORRECTED = {"prompt_token_number": "prompt_tokens_corrected", "gen_token_number": "gen_tokens_corrected"}
 
-# What nobody uses just now is not loaded, and stays so: half a hash would pass for a whole one.
-_SET_IF_LOADED = """
+FIELDS = ("on", "ver", "pl", "gl", "pu", "gu", "pr", "gr", "rm", "rw", "rn", "tm", "td", "tM", "so", "n")
+ROW = struct.Struct(">" + "d" * len(FIELDS))
+"""A live row: its numbers in the order of FIELDS. Its `format` means the same to Redis's scripts."""
+
+# What nobody uses just now is not loaded, and stays so.
+_SET_IF_LOADED = f"""
 if redis.call('GET', 'lock:ledger') ~= ARGV[1] then return redis.error_reply('LOST the lock of the ledger') end
-if redis.call('EXISTS', KEYS[1]) == 1 then redis.call('HSET', KEYS[1], unpack(ARGV, 2)) end
+local text = redis.call('GET', KEYS[1])
+if text then
+  local row = {{struct.unpack('{ROW.format}', text)}}
+  for i = 2, #ARGV, 2 do row[ARGV[i] + 1] = ARGV[i + 1] + 0 end
+  redis.call('SET', KEYS[1], struct.pack('{ROW.format}', unpack(row, 1, {len(FIELDS)})))
+end
 """
 
 
@@ -51,7 +61,17 @@ class Numbers(TypedDict):
 
 def key(subject: int | str) -> str:
     """Name of the subject's live counters in Redis."""
-    return f"quota:{subject}"
+    return f"counters:{subject}"
+
+
+def live_row(subject: int | str) -> dict[str, int] | None:
+    """The subject's live counters, by the names of FIELDS; None: not loaded. Raises redis.RedisError."""
+    return _live_rows([subject])[0]
+
+
+def _live_rows(subjects: Sequence[int | str]) -> list[dict[str, int] | None]:
+    texts = client().execute_command("MGET", *map(key, subjects), NEVER_DECODE=[]) if subjects else []
+    return [text and dict(zip(FIELDS, map(int, ROW.unpack(text)), strict=True)) for text in texts]
 
 
 def of_key(key_id: int) -> str:
@@ -103,23 +123,27 @@ def live_key_numbers(key: ApiKey) -> Numbers:
 
 def _live(subject: int | str, rows: Any) -> Numbers:
     try:
-        live = client().hmget(key(subject), "pu", "pl", "pr", "gu", "gl", "gr")
+        live = live_row(subject)
     except redis.RedisError as error:
         logger.warning("live counters cannot be read: %s", error)
-        live = [None]
-    if None in live:
+        live = None
+    if live is None or is_unlimited(live):  # without any limit nothing is counted there
         limit = rows.get()
-        live = [limit.prompt_token_number, _or_most(limit.prompt_token_limit), 0]
-        live += [limit.gen_token_number, _or_most(limit.gen_token_limit), 0]
-    prompt, prompt_limit, prompt_reserved, generated, generated_limit, generated_reserved = map(int, live)
+        live = {"pu": limit.prompt_token_number, "pl": _or_most(limit.prompt_token_limit), "pr": 0}
+        live |= {"gu": limit.gen_token_number, "gl": _or_most(limit.gen_token_limit), "gr": 0}
     return Numbers(
-        prompt_token_number=prompt,
-        prompt_token_limit=prompt_limit,
-        prompt_tokens_reserved=prompt_reserved,
-        gen_token_number=generated,
-        gen_token_limit=generated_limit,
-        gen_tokens_reserved=generated_reserved,
+        prompt_token_number=live["pu"],
+        prompt_token_limit=live["pl"],
+        prompt_tokens_reserved=live["pr"],
+        gen_token_number=live["gu"],
+        gen_token_limit=live["gl"],
+        gen_tokens_reserved=live["gr"],
     )
+
+
+def is_unlimited(row: dict[str, int]) -> bool:
+    """Such an API key's numbers are only in the database."""
+    return row["pl"] >= MOST and row["gl"] >= MOST and all(row[name] < 0 for name in _PACES)
 
 
 def _or_most(limit: int | None) -> int:
@@ -194,50 +218,54 @@ def push_key(key_id: int) -> None:
     _tell(of_key(key_id), ("ver", "on", "pl", "gl"))
 
 
-def drop(subject: int | str) -> None:
+def drop(subject: int | str) -> bool:
     """Forgets the live counters: the next request loads them, with what is open and not written yet. As `push_limits`,
-    but for changed numbers, which a load at the same time may or may not have seen."""
-    _tell(subject, ())
+    but for changed numbers, which a load at the same time may or may not have seen. False: Redis was away, or the
+    ledger kept locked."""
+    return _tell(subject, ())
 
 
-def _tell(subject: int | str, fields: tuple[str, ...]) -> None:
+def _tell(subject: int | str, fields: tuple[str, ...]) -> bool:
     try:
         with holding_ledger() as lock:
-            columns = _rows([str(subject)]).get(str(subject))
-            if columns is None or not fields:
+            columns, live = _rows([str(subject)]).get(str(subject)), live_row(subject)
+            if columns is None or not fields or (live and _must_be_loaded(live, columns)):
                 client().delete(key(subject))
             else:
                 _set_if_loaded(lock, subject, {name: columns[name] for name in fields})
     except redis.RedisError as error:
         logger.warning("live counters of %s were not told of a change: %s", subject, error)
+        return False
+    return True
 
 
 def correct_all() -> int:
     """Makes limits and standing of all loaded counters those of the database, for what was not told because Redis was
     away; how many were wrong. Two queries and a few round trips. Raises redis.RedisError, DatabaseError."""
     with holding_ledger() as lock:
-        loaded = [name.removeprefix("quota:") for name in client().scan_iter("quota:*", count=1000)]
+        loaded = [name.removeprefix("counters:") for name in client().scan_iter("counters:*", count=1000)]
         rows = _rows(loaded)
-        reading = client().pipeline(transaction=False)
-        for subject in loaded:
-            reading.hmget(key(subject), *_TOLD, *_PACES)
         corrected = 0
-        for subject, live in zip(loaded, reading.execute(), strict=True):
+        for subject, live in zip(loaded, _live_rows(loaded), strict=True):
             columns = rows.get(subject)
-            if columns is None or live[len(_TOLD) :] != [columns[name] for name in _PACES]:
-                corrected += client().delete(key(subject))  # a limit by time needs what its time has cost so far
-            elif live != list(columns.values()):
+            if live is None or columns is None or _must_be_loaded(live, columns):
+                corrected += client().delete(key(subject))
+            elif any(live[name] != value for name, value in columns.items()):
                 _set_if_loaded(lock, subject, columns)
                 corrected += 1
     return corrected
 
 
-def _set_if_loaded(lock: redis.lock.Lock, subject: int | str, columns: dict[str, str]) -> None:
-    parts = (part for column in columns.items() for part in column)
+def _must_be_loaded(live: dict[str, int], columns: dict[str, int]) -> bool:
+    """Whether these columns change what is counted: a limit by time needs what its time has cost so far."""
+    return any(live[name] != columns[name] for name in _PACES) or is_unlimited(live) != is_unlimited(columns)
+
+
+def _set_if_loaded(lock: redis.lock.Lock, subject: int | str, columns: dict[str, int]) -> None:
+    parts = (part for name, value in columns.items() for part in (FIELDS.index(name), value))
     client().eval(_SET_IF_LOADED, 1, key(subject), token_of(lock), *parts)
 
 
-_TOLD = ("pl", "gl", "ver", "on")
 _PACES = {
     "rm": "requests_per_minute",
     "tm": "tokens_per_minute",
@@ -247,8 +275,8 @@ _PACES = {
 }
 
 
-def _rows(subjects: Iterable[str]) -> dict[str, dict[str, str]]:
-    """The fields of each subject's hash that the database decides alone."""
+def _rows(subjects: Iterable[str]) -> dict[str, dict[str, int]]:
+    """The fields of each subject's row that the database decides alone."""
     subjects = list(subjects)
     user_ids = [subject for subject in subjects if subject.isdecimal()]
     key_ids = [subject[1:] for subject in subjects if subject.startswith("k") and subject[1:].isdecimal()]
@@ -264,8 +292,8 @@ def _rows(subjects: Iterable[str]) -> dict[str, dict[str, str]]:
     return found
 
 
-def _columns(limit: TokenLimit | KeyLimit, version: int, counts: bool) -> dict[str, str]:
+def _columns(limit: TokenLimit | KeyLimit, version: int, counts: bool) -> dict[str, int]:
     prompt, generated = _or_most(limit.prompt_token_limit), _or_most(limit.gen_token_limit)
-    told = {"pl": str(prompt), "gl": str(generated), "ver": str(version), "on": str(int(counts))}
+    told = {"pl": prompt, "gl": generated, "ver": version, "on": int(counts)}
     paces = {name: getattr(limit, column) for name, column in _PACES.items()}
-    return told | {name: "" if pace is None else str(pace) for name, pace in paces.items()}
+    return told | {name: -1 if pace is None else pace for name, pace in paces.items()}

@@ -48,6 +48,11 @@ def of_key(key: ApiKey) -> Standing:
     return _standing(quotas.live_key_numbers(key), key.limit, quotas.of_key(key.pk))
 
 
+def rates_of_key(key: ApiKey) -> list[TimedAllowance]:
+    """The key's own limits by time and number, `limit` being loaded; it asks nobody where there are none."""
+    return _rates(key.limit, quotas.of_key(key.pk))
+
+
 def _standing(numbers: Numbers, limits: Pace, subject: str) -> Standing:
     return Standing(
         prompt_tokens=_total(
@@ -72,16 +77,19 @@ def _rates(limits: Pace, subject: str) -> list[TimedAllowance]:
     today = time.gmtime(now)
     next_month = timegm((today.tm_year + today.tm_mon // 12, today.tm_mon % 12 + 1, 1, 0, 0, 0))
     windows: dict[str, tuple[str, int]] = {
-        "requests_per_minute": (f"req:{subject}:{now // 60}", now - now % 60 + 60),
         "tokens_per_minute": (f"win:{subject}:m{now // 60}", now - now % 60 + 60),
         "tokens_per_day": (f"win:{subject}:d{now // 86400}", now - now % 86400 + 86400),
         "tokens_per_month": (f"win:{subject}:M{today.tm_year}{today.tm_mon:02}", next_month),
     }
+    rates = []
+    if limits.requests_per_minute is not None:
+        requests = _requests(subject, now // 60)[0]
+        rates.append(_rate("requests_per_minute", limits.requests_per_minute, requests, now - now % 60 + 60))
     limited = [name for name in windows if getattr(limits, name) is not None]
     used = _read([windows[name][0] for name in limited])
-    rates = [_rate(name, getattr(limits, name), used[windows[name][0]], windows[name][1]) for name in limited]
+    rates += [_rate(name, getattr(limits, name), used[windows[name][0]], windows[name][1]) for name in limited]
     if limits.requests_at_once is not None:
-        rates.append(_rate("requests_at_once", limits.requests_at_once, _at_once(subject), None))
+        rates.append(_rate("requests_at_once", limits.requests_at_once, _requests(subject, 0)[1], None))
     return rates
 
 
@@ -104,8 +112,10 @@ def _read(names: list[str]) -> dict[str, int | None]:
     return {name: int(value or 0) for name, value in zip(names, values, strict=True)}
 
 
-def _at_once(subject: str) -> int | None:
+def _requests(subject: str, minute: int) -> tuple[int | None, int | None]:
+    """(in this minute, at once); None: Redis is away."""
     try:
-        return int(client().hget(quotas.key(subject), "n") or 0)
+        live = quotas.live_row(subject)
     except redis.RedisError:
-        return None
+        return None, None
+    return (live["rn"] if live["rw"] == minute else 0, live["n"]) if live else (0, 0)

@@ -6,6 +6,7 @@ from accounts import (
     views,
 )
 from accounts.keys_api import CallerView, KeyViewSet
+from accounts.password_page import ChangePassword
 from accounts.users_api import UserViewSet
 from vllm_portal.rest import endpoint
 from vllm_portal.v1 import PREFIX, Router
@@ -29,6 +30,8 @@ urlpatterns = [
     endpoint("db_request/get_all_data", api.PeopleView.as_view(), "get-all-data"),
     endpoint("api/v1/key", CallerView.as_view(), "caller"),
     path(PREFIX, include(router.urls)),
+    path("password/<uidb64>/<token>/", views.set_password, name="set-password"),
     endpoint("keys", views.keys_page, "keys"),
     endpoint("keys/(?P<key_id>[0-9]{1,18})/revoke", views.revoke_key, "revoke-key"),
+    endpoint("password", ChangePassword.as_view(), "change-password"),
 ]

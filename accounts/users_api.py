@@ -13,7 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
-from accounts import people, quotas
+from accounts import change_log, people, quotas
 from accounts.auth import IsAdmin
 from accounts.keys import PACES
 from accounts.listing import Ordering, asked
@@ -27,6 +27,7 @@ _ONE = {
     "role": "User",
     "is_active": True,
     "date_joined": "2030-01-01T12:00:00Z",
+    "weight": 1.0,
     "prompt_token_limit": 10000,
     "prompt_token_number": 1200,
     "gen_token_limit": 1000,
@@ -78,10 +79,16 @@ class UserViewSet(
         form.is_valid(raise_exception=True)
         given = form.validated_data
         with transaction.atomic():
-            user = people.add(given["username"], given["password"], role=given.get("role", Role.USER))
+            user = people.add(
+                given["username"],
+                given["password"],
+                role=given.get("role", Role.USER),
+                weight=given.get("weight", 1.0),
+            )
             _limit(user, form.limits())
             if not given.get("is_active", True):
                 people.set_active(user, False, by=request.user)
+            change_log.note(request.user, user, "added")
         return Response(self._shown(user), status=status.HTTP_201_CREATED)
 
     def partial_update(self, request: Request, pk: str) -> Response:
@@ -96,8 +103,11 @@ class UserViewSet(
                 role=given.get("role"),
                 active=given.get("is_active"),
                 password=given.get("password"),
+                weight=given.get("weight"),
             )
             _limit(user, form.limits())
+            direct = {name: given.get(name) for name in ("role", "is_active", "password", "weight")}
+            change_log.note(request.user, user, "changed", **direct, **form.limits())
         return Response(self._shown(user))
 
     @extend_schema(filters=False, examples=[OpenApiExample("Yourself", _ONE, response_only=True)])

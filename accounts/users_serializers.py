@@ -5,10 +5,10 @@ from typing import Any
 from rest_framework import serializers
 
 from accounts.keys_serializers import paces
-from accounts.models import Role, User
+from accounts.models import LEAST_WEIGHT, MOST_WEIGHT, Role, User
 from accounts.quotas import MOST
 from accounts.serializers import new_password
-from vllm_portal.rest import LenientIntegerField, StrictCharField
+from vllm_portal.rest import LenientFloatField, LenientIntegerField, StrictCharField
 
 
 def _total(name: str, help_text: str) -> LenientIntegerField:
@@ -23,6 +23,12 @@ class UserSerializer(serializers.ModelSerializer):
     role = serializers.ChoiceField(Role.choices, required=False)
     is_active = serializers.BooleanField(required=False, help_text="false: no login, and no token or key counts.")
     password = new_password(write_only=True, required=False)
+    weight = LenientFloatField(
+        required=False,
+        min_value=LEAST_WEIGHT,
+        max_value=MOST_WEIGHT,
+        help_text="Share of an engine that is full: with 3 three times the tokens of a user with 1.",
+    )
     prompt_token_limit = _total("prompt_token_limit", "Prompt tokens in total.")
     gen_token_limit = _total("gen_token_limit", "Generated tokens in total.")
     prompt_token_number = serializers.IntegerField(
@@ -35,7 +41,7 @@ class UserSerializer(serializers.ModelSerializer):
     class Meta:
         model = User
         fields = [
-            "id", "username", "role", "is_active", "date_joined", "password", "prompt_token_limit",
+            "id", "username", "role", "is_active", "date_joined", "password", "weight", "prompt_token_limit",
             "prompt_token_number", "gen_token_limit", "gen_token_number",
         ]  # fmt: skip
         read_only_fields = ["username", "date_joined"]

@@ -1,16 +1,18 @@
-"""The page of one's own API keys."""
+"""Pages about oneself: API keys, a password."""
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
+from django.contrib.auth.views import PasswordResetConfirmView
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse_lazy
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST
 
-from accounts import keys
+from accounts import keys, standing
 from accounts.forms import KeyForm
-from accounts.models import ApiKey
+from accounts.models import ApiKey, User
 
 
 @never_cache
@@ -22,8 +24,11 @@ def keys_page(request: HttpRequest) -> HttpResponse:
     if request.method == "POST" and form.is_valid():
         made, clear = keys.make(request.user, form.rights())
         form = KeyForm()
-    owned = ApiKey.objects.filter(user=request.user).select_related("limit")
+    owned = list(ApiKey.objects.filter(user=request.user).select_related("limit"))
+    for key in owned:
+        key.rates = standing.rates_of_key(key) if key.revoked_at is None else []
     context = {"form": form, "made": made, "clear": clear, "keys": owned, "now": timezone.now()}
+    context["standing"] = standing.of_user(User.objects.select_related("token_limit").get(pk=request.user.pk))
     return render(request, "accounts/keys.html", context)
 
 
@@ -35,3 +40,9 @@ def revoke_key(request: HttpRequest, key_id: str) -> HttpResponse:
     keys.revoke(key)
     messages.success(request, f"The key {key.name} is revoked.")
     return redirect("keys")
+
+
+set_password = PasswordResetConfirmView.as_view(
+    template_name="accounts/set_password.html", success_url=reverse_lazy("rest_framework:login")
+)
+"""For whoever has a link of `accounts.password_links`: Django moves its token into the session, out of the address."""

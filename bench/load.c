@@ -1,6 +1,11 @@
 /* A closed-loop load generator: N connections, each with one request under way, the next once the last is answered.
  *
- *   load --port 8086 --connections 64 --seconds 2 --stream --max-tokens 64 --delay-ms 20 --key KEY --model NAME
+ *   load --port 8086 --connections 64 --seconds 2 --stream --max-tokens 64 --delay-ms 20 --keys FILE --model NAME
+ *
+ * Each request takes the next of FILE's keys, one a line. --requests N asks no more than that, whatever the time.
+ * --compare names each connection in its requests, so that upstream.c gives each of them a text of its own. An answer
+ * that differs from the one before on its connection, time stamps apart, is then an error, and `bodies` in the output
+ * stands for all answers: equal for two loads with equal answers, connection by connection.
  *
  * It talks to 127.0.0.1 and expects the texts of upstream.c: `@<ns>`, the CLOCK_MONOTONIC time of writing. What arrives
  * in the warm-up counts in the totals but in no percentile; the connections begin one after another during the warm-up.
@@ -12,6 +17,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <limits.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <signal.h>
@@ -25,17 +31,21 @@
 #include <time.h>
 #include <unistd.h>
 
+#define NAME "connection%06d"
+enum { NAME_BYTES = 16, MAX_HEAD = 4096 };
+
 /* What can go wrong with a request, and the names of that in the output. */
-enum error { CONNECT, CLOSED, STATUS, FRAMING, FAILED_STREAM, NO_DONE, LOST_CHUNKS, USAGE, TIMEOUT, ERRORS };
-static const char *const error_names[ERRORS] = {"connect", "closed", "status", "framing", "failed_stream",
-                                                "no_done", "lost_chunks", "usage", "timeout"};
+enum error { CONNECT, CLOSED, STATUS, FRAMING, FAILED_STREAM, NO_DONE, LOST_CHUNKS, USAGE, CHANGED, TIMEOUT, ERRORS };
+static const char *const error_names[ERRORS] = {"connect", "closed", "status", "framing", "failed_stream", "no_done",
+                                                "lost_chunks", "usage", "changed", "timeout"};
 
 enum state { IDLE, HEAD, SIZED, CHUNK_SIZE, CHUNK_DATA, CHUNK_END, TRAILER };
 
 struct conn {
     int fd;
     enum state state;
-    size_t sent;              /* bytes of the request */
+    char *request;
+    size_t request_len, sent;
     int64_t started;          /* ns */
     int status, first_byte, close_after;
     uint64_t left;            /* bytes of the body, or of its chunk, still to come */
@@ -43,20 +53,25 @@ struct conn {
     size_t head_len, line_len;
     long chunks;
     int done, usage, failed;
+    uint64_t hash, first_hash; /* of the body under way, and of the connection's first; 0: none yet */
+    int in_stamp;
 };
 
 struct samples { int64_t *ns; size_t n, size; };
 
 static struct {
-    int port, connections, stream, max_tokens, delay_ms, body_bytes, include_usage;
+    int port, connections, stream, max_tokens, delay_ms, body_bytes, include_usage, compare;
+    long requests;
     double seconds, warmup;
-    const char *path, *key, *model;
-} ask = {.connections = 1, .max_tokens = 64, .body_bytes = 600, .seconds = 1, .warmup = 0.3,
-         .path = "/v1/chat/completions", .key = "none", .model = "bench"};
+    const char *path, *model;
+} ask = {.connections = 1, .requests = LONG_MAX, .max_tokens = 64, .body_bytes = 600, .seconds = 1, .warmup = 0.3,
+         .path = "/v1/chat/completions", .model = "bench"};
 
 static int poller;
-static char *request;
-static size_t request_len;
+static struct conn *conns;
+static char **keys, *body, *name_in_body; /* where in the body a connection's name goes; NULL: nowhere */
+static long key_count, asked;
+static int body_len;
 static int64_t measured_from, measured_to; /* the window whose samples count */
 static struct samples latencies, first_bytes, chunk_delays;
 static long answered, answered_in_window, chunks, chunks_in_window, errors[ERRORS], reconnects;
@@ -69,6 +84,10 @@ static int64_t now_ns(void) {
     clock_gettime(CLOCK_MONOTONIC, &t);
     return t.tv_sec * 1000000000LL + t.tv_nsec;
 }
+
+/* FNV-1a, a byte more. */
+static const uint64_t FNV_START = 0xcbf29ce484222325;
+static uint64_t hashed(uint64_t hash, unsigned char byte) { return (hash ^ byte) * 0x100000001b3; }
 
 static int in_window(int64_t time) { return time >= measured_from && time < measured_to; }
 
@@ -115,17 +134,35 @@ static int connected(struct conn *c) {
 /* A failed send shows as a failed read soon after. */
 static void send_rest(struct conn *c) {
     int had_to_wait = c->sent > 0;
-    ssize_t n = send(c->fd, request + c->sent, request_len - c->sent, MSG_NOSIGNAL);
+    ssize_t n = send(c->fd, c->request + c->sent, c->request_len - c->sent, MSG_NOSIGNAL);
     if (n > 0) c->sent += n;
-    if (c->sent < request_len) watch(c, EPOLL_CTL_MOD, EPOLLIN | EPOLLOUT);
+    if (c->sent < c->request_len) watch(c, EPOLL_CTL_MOD, EPOLLIN | EPOLLOUT);
     else if (had_to_wait) watch(c, EPOLL_CTL_MOD, EPOLLIN);
 }
 
+static void compose_request(struct conn *c) {
+    int n = sprintf(c->request,
+                    "POST %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAuthorization: Bearer %s\r\n"
+                    "Accept: application/json\r\nContent-Type: application/json\r\nUser-Agent: bench\r\n"
+                    "Content-Length: %d\r\n\r\n",
+                    ask.path, ask.port, keys[asked++ % key_count], body_len);
+    memcpy(c->request + n, body, body_len);
+    if (name_in_body) {
+        char name[NAME_BYTES + 1];
+        sprintf(name, NAME, (int)(c - conns));
+        memcpy(c->request + n + (name_in_body - body), name, NAME_BYTES);
+    }
+    c->request_len = n + body_len;
+}
+
 static void start(struct conn *c) {
-    if (!connected(c)) return;
+    if (asked >= ask.requests || !connected(c)) return;
+    compose_request(c);
     c->state = HEAD;
     c->sent = c->head_len = c->line_len = c->left = 0;
     c->status = c->first_byte = c->close_after = c->chunks = c->done = c->usage = c->failed = 0;
+    c->hash = FNV_START;
+    c->in_stamp = 0;
     c->started = now_ns();
     unfinished++;
     send_rest(c);
@@ -168,6 +205,8 @@ static void finish(struct conn *c, size_t bytes_beyond, int64_t now) {
     if (c->usage != (!ask.stream || ask.include_usage))
         count_error(USAGE, c->usage ? "not asked for, but sent" : "asked for, but not sent", 99);
     if (ask.stream && !c->done) count_error(NO_DONE, "no data: [DONE]", 99);
+    if (!c->first_hash) c->first_hash = c->hash;
+    else if (ask.compare && c->hash != c->first_hash) count_error(CHANGED, "not the answer that it was before", 99);
     if (ask.stream && !c->failed && c->chunks != ask.max_tokens) count_error(LOST_CHUNKS, "not one chunk a token", 99);
     end(c, now);
 }
@@ -192,7 +231,17 @@ static void read_event(struct conn *c, int64_t now) {
     add(&chunk_delays, now - atoll(stamp + 2));
 }
 
+/* All bytes but the digits of the time stamps. */
+static void hash_body(struct conn *c, const char *data, size_t n) {
+    for (; n; n--, data++) {
+        if (c->in_stamp && *data >= '0' && *data <= '9') continue;
+        c->in_stamp = *data == '@';
+        c->hash = hashed(c->hash, *data);
+    }
+}
+
 static void read_body(struct conn *c, const char *data, size_t n, int64_t now) {
+    if (ask.compare) hash_body(c, data, n);
     if (!c->first_byte++ && in_window(now)) add(&first_bytes, now - c->started);
     while (n) {
         const char *newline = ask.stream ? memchr(data, '\n', n) : NULL;
@@ -295,35 +344,50 @@ static void receive(struct conn *c) {
 
 /* ---- the run ---- */
 
-static void compose_request(void) {
-    char *body = malloc(ask.body_bytes + 1024), options[256] = "";
-    request = malloc(ask.body_bytes + 4096);
+static void compose_body(void) {
+    char options[256] = "";
+    body = malloc(ask.body_bytes + 1024);
     if (ask.stream)
         sprintf(options, ",\"stream\":true%s", ask.include_usage ? ",\"stream_options\":{\"include_usage\":true}" : "");
     int chat = strstr(ask.path, "chat") != NULL;
-    int n = sprintf(body, "{\"model\":\"%s\",\"max_tokens\":%d,\"seed\":%d,\"temperature\":0.7%s,%s", ask.model,
-                    ask.max_tokens, ask.delay_ms, options,
-                    chat ? "\"messages\":[{\"role\":\"user\",\"content\":\"" : "\"prompt\":\"");
+    int n = sprintf(body, "{\"model\":\"%s\",\"max_tokens\":%d,\"seed\":%d,\"temperature\":0.7%s,", ask.model,
+                    ask.max_tokens, ask.delay_ms, options);
+    if (ask.compare) {
+        n += sprintf(body + n, "\"user\":\"");
+        name_in_body = body + n;
+        n += sprintf(body + n, NAME "\",", 0);
+    }
+    n += sprintf(body + n, chat ? "\"messages\":[{\"role\":\"user\",\"content\":\"" : "\"prompt\":\"");
     const char *rest = chat ? "\"}]}" : "\"}";
     static const char words[] = "The quick brown fox jumps over the lazy dog. ";
     for (int i = 0; n + (int)strlen(rest) < ask.body_bytes; i++) body[n++] = words[i % (sizeof words - 1)];
-    n += sprintf(body + n, "%s", rest);
-    request_len = sprintf(request,
-                          "POST %s HTTP/1.1\r\nHost: 127.0.0.1:%d\r\nAuthorization: Bearer %s\r\n"
-                          "Accept: application/json\r\nContent-Type: application/json\r\nUser-Agent: bench\r\n"
-                          "Content-Length: %d\r\n\r\n%s",
-                          ask.path, ask.port, ask.key, n, body);
-    free(body);
+    body_len = n + sprintf(body + n, "%s", rest);
+}
+
+/* Exits where there is no key. */
+static void read_keys(const char *path) {
+    FILE *file = fopen(path, "r");
+    char line[1024];
+    while (file && fgets(line, sizeof line, file)) {
+        line[strcspn(line, "\r\n")] = 0;
+        keys = realloc(keys, (key_count + 1) * sizeof *keys);
+        keys[key_count++] = strdup(line);
+    }
+    if (!key_count) { perror(path); exit(2); }
+    fclose(file);
 }
 
 static void run(void) {
-    struct conn *conns = calloc(ask.connections, sizeof *conns);
     struct epoll_event ready[512];
     int64_t begun = now_ns(), now = begun;
     measured_from = begun + ask.warmup * 1e9;
     measured_to = measured_from + ask.seconds * 1e9;
     int64_t give_up = measured_to + 10000000000LL + 2000000LL * ask.max_tokens * ask.delay_ms * ask.stream;
-    for (int i = 0; i < ask.connections; i++) conns[i].fd = -1;
+    conns = calloc(ask.connections, sizeof *conns);
+    for (int i = 0; i < ask.connections; i++) {
+        conns[i].fd = -1;
+        conns[i].request = malloc(body_len + MAX_HEAD);
+    }
     for (int started = 0; now < give_up; now = now_ns()) {
         while (started < ask.connections && now >= begun + (measured_from - begun) * started / ask.connections)
             start(&conns[started++]);
@@ -337,7 +401,6 @@ static void run(void) {
     }
     for (; unfinished; unfinished--) count_error(TIMEOUT, "no end of the answer", 99);
     for (int i = 0; i < ask.connections; i++) disconnect(&conns[i]);
-    free(conns);
 }
 
 static int ascending(const void *a, const void *b) {
@@ -369,6 +432,13 @@ static void print_json_string(const char *s) {
     putchar('"');
 }
 
+static uint64_t hash_of_all(void) {
+    uint64_t all = FNV_START;
+    for (int i = 0; i < ask.connections; i++)
+        for (int shift = 0; shift < 64; shift += 8) all = hashed(all, conns[i].first_hash >> shift);
+    return all;
+}
+
 static void report(void) {
     long total = 0, cut_off = errors[CLOSED] + errors[FRAMING] + errors[TIMEOUT];
     printf("{\"requests\":%ld,\"requests_in_window\":%ld,\"chunks\":%ld,\"chunks_in_window\":%ld,\"bytes\":%lu,"
@@ -377,6 +447,7 @@ static void report(void) {
     print_percentiles("latency_us", &latencies);
     print_percentiles("first_byte_us", &first_bytes);
     print_percentiles("chunk_delay_us", &chunk_delays);
+    if (ask.compare) printf("\"bodies\":\"%016lx\",", hash_of_all());
     printf("\"checks\":{\"every_stream_done\":%s,\"usage_only_if_asked\":%s},\"errors\":{",
            errors[NO_DONE] + cut_off ? "false" : "true", errors[USAGE] ? "false" : "true");
     for (int i = 0; i < ERRORS; i++) {
@@ -392,7 +463,7 @@ static void report(void) {
 static int usage(void) {
     fprintf(stderr, "usage: load --port N [--path /v1/chat/completions] [--connections 1] [--seconds 1]\n"
                     "            [--warmup 0.3] [--stream] [--include-usage] [--max-tokens 64] [--delay-ms 0]\n"
-                    "            [--body-bytes 600] [--key none] [--model bench]\n");
+                    "            [--body-bytes 600] [--model bench] [--requests N] [--compare] --keys FILE\n");
     return 2;
 }
 
@@ -403,7 +474,8 @@ int main(int argc, char **argv) {
         {"warmup", required_argument, 0, 'w'},     {"stream", no_argument, 0, 'S'},
         {"include-usage", no_argument, 0, 'u'},    {"max-tokens", required_argument, 0, 't'},
         {"delay-ms", required_argument, 0, 'd'},   {"body-bytes", required_argument, 0, 'b'},
-        {"key", required_argument, 0, 'k'},        {"model", required_argument, 0, 'm'},
+        {"keys", required_argument, 0, 'k'},       {"model", required_argument, 0, 'm'},
+        {"requests", required_argument, 0, 'n'},   {"compare", no_argument, 0, 'C'},
         {0}};
     for (int o; (o = getopt_long(argc, argv, "", options, NULL)) != -1;) switch (o) {
         case 'p': ask.port = atoi(optarg); break;
@@ -416,15 +488,17 @@ int main(int argc, char **argv) {
         case 't': ask.max_tokens = atoi(optarg); break;
         case 'd': ask.delay_ms = atoi(optarg); break;
         case 'b': ask.body_bytes = atoi(optarg); break;
-        case 'k': ask.key = optarg; break;
+        case 'k': read_keys(optarg); break;
+        case 'n': ask.requests = atol(optarg); break;
+        case 'C': ask.compare = 1; break;
         case 'm': ask.model = optarg; break;
         default: return usage();
         }
-    size_t names = strlen(ask.path) + strlen(ask.key) + strlen(ask.model);
-    if (!ask.port || ask.connections < 1 || strlen(ask.model) > 128 || names > 3000) return usage();
+    if (!ask.port || !key_count || ask.connections < 1 || strlen(ask.model) > 128 || strlen(ask.path) > 1024)
+        return usage();
     signal(SIGPIPE, SIG_IGN);
     poller = epoll_create1(EPOLL_CLOEXEC);
-    compose_request();
+    compose_body();
     run();
     report();
     return 0;

@@ -8,61 +8,39 @@ import sys
 import tempfile
 import time
 import urllib.request
+from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
 
 import psutil
 
-from bench.programs import HERE, Usage, free_port
+from bench.gateway import Gateway, Keys
+from bench.programs import HERE, Usage
+from engines.launchers.ports import free_port
 
 ROOT = HERE.parent
 START_S = 60
 
-# A user whose limits are never reached, and a READY engine at the upstream's port. Printed: the access token.
-_PREPARE = """
-from django.utils import timezone
-from accounts.auth import issue_tokens
-from accounts.models import TokenLimit, User
-from engines import lifecycle
-from engines.states import State
-user = User.objects.create_user("bench", password=None)
-limits = dict(prompt_token_limit=10**15, gen_token_limit=10**15, requests_per_minute=10**9)
-TokenLimit.objects.filter(user=user).update(**limits)
-now = timezone.now()
-engine = lifecycle.request_start(user, now, name="bench-engine", model={model!r}, launcher="process", device="cpu")
-lifecycle.place(engine, [], now)
-for old, new in ((State.PLACED, State.STARTING), (State.STARTING, State.LOADING), (State.LOADING, State.READY)):
-    lifecycle.move(engine, old, new, now, host="127.0.0.1", port={port}, served_max_model_len=4096)
-print("token:" + issue_tokens(user)[0])
+_POPULATE = """
+from pathlib import Path
+from bench import population
+population.add_people(Path({keys!r}))
+population.add_engine({model!r}, {port})
 """
 
 
-class Running(NamedTuple):
-    """How to reach a started portal and whom to measure.
-
-    `token` is what a client sends as a bearer token; `model` is the name that requests give. `redis_pid` may be a
-    descendant of `web_pid`; its CPU time is not counted twice.
-    """
-
-    port: int
-    token: str
-    model: str
-    web_pid: int
-    redis_pid: int
-
-
 class Portal:
-    """`manage.py run` in a folder of its own, with one user without token limits and one READY engine: the upstream."""
+    """`manage.py run` in a folder of its own, with users, a key each, and one READY engine: the upstream."""
 
-    def __init__(self, upstream_port: int, model: str) -> None:
+    def __init__(self, upstream_port: int, model: str, keys: Keys) -> None:
         self.upstream_port = upstream_port
         self.model = model
+        self.keys = keys
         self._process: subprocess.Popen[bytes] | None = None
         self._directory = Path(tempfile.mkdtemp(prefix="portal-bench-"))
 
-    def start(self) -> Running:
+    def start(self) -> Gateway:
         """Returns when the portal answers requests. Children inherit the core that the caller is pinned to."""
-        port = free_port()
+        port = free_port(taken=())
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PORTAL_")} | {
             "PORTAL_DATA_DIR": str(self._directory),
             "PORTAL_CONFIG": str(self._directory / "none.yaml"),
@@ -71,45 +49,57 @@ class Portal:
             "PORTAL_LAUNCHER": "simulator",
             # The reconciler would find that no process belongs to the engine, and fail it.
             "PORTAL_RECONCILE_SECONDS": "86400",
+            "DJANGO_SETTINGS_MODULE": "bench.settings",
         }
         with (self._directory / "console.log").open("wb") as console:
             self._process = subprocess.Popen(
                 [sys.executable, "manage.py", "run"], cwd=ROOT, env=environment, stdout=console, stderr=console
             )
-        self._wait_until_it_answers(port)
-        script = _PREPARE.format(model=self.model, port=self.upstream_port)
+        self._wait_for(f"http://127.0.0.1:{port}/healthz", "")
+        script = _POPULATE.format(keys=str(self.keys.known), model=self.model, port=self.upstream_port)
         command = [sys.executable, "manage.py", "shell", "--no-imports", "-c", script]
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
-        token = done.stdout.partition("token:")[2].strip()
-        if not token:
-            raise OSError(f"the benchmark's engine could not be made:\n{done.stdout}{done.stderr}")
-        children = psutil.Process(self._process.pid).children(recursive=True)
-        web = next(child for child in children if "vllm_portal.web" in child.cmdline())
-        redis = next(child for child in children if "redis" in child.name() or "valkey" in child.name())
-        return Running(port, token, self.model, web.pid, redis.pid)
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+        if done.returncode:
+            raise OSError(f"the benchmark's users and engine could not be made:\n{done.stdout}{done.stderr}")
+        self._wait_for(f"http://127.0.0.1:{port}/v1/models", f'"id":"{self.model}"')
+        web, redis = hot_path(self._process.pid)
+        parts = {"web": lambda: web, "redis": lambda: redis}
+        return Gateway("portal", port, self.keys.used, parts, self.usage_totals, self.looked_up_since)
 
-    def _wait_until_it_answers(self, port: int) -> None:
+    def _wait_for(self, url: str, text: str) -> None:
+        """Until there is an answer with this text in it."""
         assert self._process is not None
+        key = self.keys.used.read_text().split()[0]
+        request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"})
         deadline = time.monotonic() + START_S
-        while True:
+        said = ""
+        while text not in said or not said:
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                console = (self._directory / "console.log").read_text(errors="replace")
+                raise OSError(f"{url} does not answer as expected: {said}\nThe portal said:\n{console}")
+            time.sleep(0.05)
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=2):
-                    return
+                with urllib.request.urlopen(request, timeout=2) as answer:
+                    said = answer.read().decode()
             except OSError:
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    console = (self._directory / "console.log").read_text(errors="replace")
-                    raise OSError(f"the portal does not answer; it said:\n{console}") from None
-                time.sleep(0.05)
+                said = ""
 
     def usage_totals(self) -> Usage:
-        """Sums over the ledger's records, as they are in the database now.
-
-        Asked often, while the CPU time of the web process is being measured: must not go through that process.
-        """
-        database = sqlite3.connect(f"file:{self._directory}/portal.sqlite3?mode=ro", uri=True, timeout=10)
+        """Sums over the ledger's records, as they are in the database now."""
         query = "select count(*), coalesce(sum(prompt_tokens), 0), coalesce(sum(generated_tokens), 0)"
+        return Usage(*self._read(f"{query} from inference_usagerecord"))
+
+    def looked_up_since(self, when: datetime) -> int:
+        """Keys that the web process has found in the database since then, and not in its memory: it notes their use
+        as it does so."""
+        query = "select count(*) from accounts_apikey where last_used_at >= ?"
+        return self._read(query, when.strftime("%Y-%m-%d %H:%M:%S.%f"))[0]
+
+    def _read(self, query: str, *values: str) -> tuple[int, ...]:
+        """The only row. Not through the web process, whose CPU time is being measured."""
+        database = sqlite3.connect(f"file:{self._directory}/portal.sqlite3?mode=ro", uri=True, timeout=10)
         try:
-            return Usage(*database.execute(f"{query} from inference_usagerecord").fetchone())
+            return database.execute(query, values).fetchone()
         finally:
             database.close()
 
@@ -124,3 +114,13 @@ class Portal:
                 self._process.wait()
             self._process = None
         shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def hot_path(supervisor_pid: int) -> tuple[list[int], list[int]]:
+    """(pids that a request passes through, pids of Redis) among what `manage.py run` has started."""
+    children = psutil.Process(supervisor_pid).children(recursive=True)
+    web = [child.pid for child in children if "vllm_portal.web" in child.cmdline()]
+    redis = [child.pid for child in children if "redis" in child.name() or "valkey" in child.name()]
+    if not web or not redis:
+        raise OSError("found no web process and Redis among the portal's processes")
+    return web, redis

@@ -2,16 +2,18 @@
 
 import json
 import re
-import socket
 import subprocess
 import time
 import urllib.request
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from engines.launchers.ports import free_port
+
 HERE = Path(__file__).resolve().parent
 BUILD_DIR = HERE / ".build"
 PROMPT_TOKENS = 10  # what upstream.c counts for any prompt
+WARMUP_SECONDS = 0.3
 PATH = "/v1/chat/completions"
 
 
@@ -49,17 +51,12 @@ def compiled(name: str) -> Path:
     return program
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
-
-
 class Upstream:
     """The stand-in engine. Counts from its own start on."""
 
     def __init__(self, model: str) -> None:
         self.model = model
-        self.port = free_port()
+        self.port = free_port(taken=())
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -102,13 +99,30 @@ def _metric(metrics: str, name: str) -> int:
 
 
 def run_load(
-    port: int, key: str, model: str, mode: Mode, connections: int, seconds: float, warmup: float
+    port: int,
+    keys: Path,
+    model: str,
+    mode: Mode,
+    connections: int,
+    seconds: float,
+    requests: int | None = None,
+    compare: bool = False,
 ) -> dict[str, Any]:
-    """What load.c printed: see there. Returns when every request has been answered, or given up, by `load`."""
-    warmup = max(warmup, mode.duration)  # so that the streams are spread over their whole length
-    command = [compiled("load"), "--port", str(port), "--path", PATH, "--key", key, "--model", model]
-    command += ["--connections", str(connections), "--seconds", str(seconds), "--warmup", str(warmup)]
-    command += ["--max-tokens", str(mode.max_tokens), "--delay-ms", str(mode.delay_ms)]
+    """What load.c printed: see there. Returns when every request has been answered, or given up, by `load`.
+
+    With `requests` there is neither a warm-up nor a sample: that many are asked, and that is all.
+    """
+    warmup = 0 if requests else warmup_of(mode)
+    command = [compiled("load"), "--port", str(port), "--path", PATH, "--keys", keys]
+    command += ["--model", model, "--connections", str(connections), "--seconds", str(seconds)]
+    command += ["--warmup", str(warmup), "--max-tokens", str(mode.max_tokens), "--delay-ms", str(mode.delay_ms)]
+    command += ["--requests", str(requests)] if requests else []
     command += ["--stream"] if mode.stream else []
-    limit = warmup + seconds + 2 * mode.duration + 30
+    command += ["--compare"] if compare else []
+    limit = warmup + seconds + 2 * mode.duration + 60
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=limit).stdout)
+
+
+def warmup_of(mode: Mode) -> float:
+    """Seconds; long enough that the streams are spread over their whole length."""
+    return max(WARMUP_SECONDS, mode.duration)

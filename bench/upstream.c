@@ -6,8 +6,9 @@
  *
  * Of a completion request `max_tokens` is the number of tokens and `seed` the milliseconds between two chunks (0: as
  * fast as the client reads); streams of one pace keep step, as in vLLM's batch. Each prompt counts 10 tokens, each
- * streamed chunk is one token. A chunk's text is `@<ns>`, the CLOCK_MONOTONIC time at which it was written: the load
- * generator tells from it how long the chunk was under way.
+ * streamed chunk is one token. A chunk's text is `@<ns> <n>`: the CLOCK_MONOTONIC time at which it was written, from
+ * which the load generator tells how long the chunk was under way, and the token's number. The answer's id is made of
+ * the request's `user`, if it has one: the same request then gets the same answer, time stamps apart.
  *
  * One thread, one epoll. A client that hangs up, or that half-closes, aborts its request: the counters stop there. */
 #define _GNU_SOURCE
@@ -36,7 +37,7 @@ struct conn {
     int streaming, chat, include_usage, continuous_usage;
     long tokens, max_tokens;
     int64_t delay, next; /* ns */
-    uint64_t id;
+    char id[33];
     struct conn *before, *after; /* neighbours among the live streams */
 };
 
@@ -171,7 +172,7 @@ static void complete(struct conn *c) {
     else
         snprintf(choice, sizeof choice, "\"text\":\"@%ld\"", (long)now_ns());
     snprintf(body, sizeof body,
-             "{\"id\":\"%s-%016lx\",\"object\":\"%s\",\"created\":%ld,\"model\":\"%s\",\"choices\":[{\"index\":0,%s,"
+             "{\"id\":\"%s-%s\",\"object\":\"%s\",\"created\":%ld,\"model\":\"%s\",\"choices\":[{\"index\":0,%s,"
              "\"logprobs\":null,\"finish_reason\":\"length\",\"stop_reason\":null,\"token_ids\":null}],"
              "\"service_tier\":null,\"system_fingerprint\":null,"
              USAGE ",\"prompt_tokens_details\":null,\"completion_tokens_details\":null},\"prompt_logprobs\":null}",
@@ -187,7 +188,7 @@ static void complete(struct conn *c) {
 static int event(struct conn *c, char *to, const char *choices, int with_usage) {
     char text[1536];
     int n = sprintf(text,
-                    "data: {\"id\":\"%s-%016lx\",\"object\":\"%s\",\"created\":%ld,\"model\":\"%s\",\"choices\":[%s]",
+                    "data: {\"id\":\"%s-%s\",\"object\":\"%s\",\"created\":%ld,\"model\":\"%s\",\"choices\":[%s]",
                     c->chat ? "chatcmpl" : "cmpl", c->id, c->chat ? "chat.completion.chunk" : "text_completion",
                     created, model, choices);
     if (with_usage) n += sprintf(text + n, "," USAGE "}", PROMPT_TOKENS, PROMPT_TOKENS + c->tokens, c->tokens);
@@ -212,10 +213,10 @@ static void next_token(struct conn *c) {
     c->tokens++;
     generation_tokens++;
     const char *reason = c->tokens == c->max_tokens ? "\"length\"" : "null";
-    sprintf(choice, c->chat ? "{\"index\":0,\"delta\":{\"content\":\"@%ld\"},\"logprobs\":null,\"finish_reason\":%s,"
+    sprintf(choice, c->chat ? "{\"index\":0,\"delta\":{\"content\":\"@%ld %ld\"},\"logprobs\":null,\"finish_reason\":%s,"
                               "\"stop_reason\":null,\"token_ids\":null}"
-                            : "{\"index\":0,\"text\":\"@%ld\",\"logprobs\":null,\"finish_reason\":%s,"
-                              "\"stop_reason\":null,\"token_ids\":null}", (long)now_ns(), reason);
+                            : "{\"index\":0,\"text\":\"@%ld %ld\",\"logprobs\":null,\"finish_reason\":%s,"
+                              "\"stop_reason\":null,\"token_ids\":null}", (long)now_ns(), c->tokens, reason);
     n += event(c, buf + n, choice, c->continuous_usage);
     if (c->tokens == c->max_tokens) {
         if (c->include_usage) n += event(c, buf + n, "", 1);
@@ -260,7 +261,10 @@ static void start_completion(struct conn *c, const char *body, int chat) {
         return;
     }
     c->chat = chat;
-    c->id = ++ids;
+    value = field(body, "\"user\"");
+    n = value && *value == '"' ? strspn(value + 1, "abcdefghijklmnopqrstuvwxyz0123456789") : 0;
+    if (n) snprintf(c->id, sizeof c->id, "%.*s", (int)n, value + 1);
+    else snprintf(c->id, sizeof c->id, "%016lx", ++ids);
     if (!is_true(field(body, "\"stream\""))) {
         complete(c);
         return;

@@ -1,13 +1,16 @@
-"""Engines in the admin pages: what runs, whose it is, why it failed. Nothing here writes a state: actions ask."""
+"""Engines in the admin pages: what runs, whose it is, with whom it is shared, why it failed. Nothing here writes a
+state: actions ask."""
 
 from typing import Any
 
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from unfold.admin import ModelAdmin, TabularInline
 
 from engines import starting, terminating
-from engines.models import Engine, EngineEvent, Gpu, GpuLease
+from engines.models import Engine, EngineEvent, Gpu, GpuLease, StartMeasure
+from engines.sharing_admin import SharingForm
 from engines.states import FINAL
 from vllm_portal.errors import CallerError
 
@@ -25,21 +28,21 @@ class ReadOnly:
         return False
 
 
-class EventInline(ReadOnly, admin.TabularInline):
+class EventInline(ReadOnly, TabularInline):
     model = EngineEvent
     fields = ("at", "old_state", "new_state", "message")
     extra = 0
 
 
-class LeaseInline(ReadOnly, admin.TabularInline):
+class LeaseInline(ReadOnly, TabularInline):
     model = GpuLease
     fields = ("gpu", "since")
     extra = 0
 
 
 @admin.register(Engine)
-class EngineAdmin(ReadOnly, admin.ModelAdmin):
-    """The whole page is read only; the encrypted fields are on no page."""
+class EngineAdmin(ReadOnly, ModelAdmin):
+    """All but whom it is shared with is read only; the encrypted fields are on no page."""
 
     list_display = ("name", "owner", "model", "state", "standing", "launcher", "shared", "created_at")
     list_filter = ("state", "launcher", "shared")
@@ -49,7 +52,8 @@ class EngineAdmin(ReadOnly, admin.ModelAdmin):
     actions = ("start_again", "stop")
     inlines = (EventInline, LeaseInline)
     fieldsets = (
-        (None, {"fields": ("name", "owner", "shared", "state", "state_since", "detail", "deadline_at", "desired")}),
+        (None, {"fields": ("name", "owner", "shared", "shared_users", "shared_groups", "state", "state_since", "detail",
+                           "deadline_at", "desired")}),
         ("Failure", {"fields": ("cause_code", "cause", "advice")}),
         (
             "Asked for",
@@ -65,6 +69,18 @@ class EngineAdmin(ReadOnly, admin.ModelAdmin):
                                     "probe_prompt_tokens", "probe_generated_tokens")}),
         ("When", {"fields": ("created_at", "ready_at", "ended_at")}),
     )  # fmt: skip
+
+    form = SharingForm
+    autocomplete_fields = ("shared_users", "shared_groups")
+    readonly_fields = tuple(
+        name for _, group in fieldsets for name in group["fields"] if name not in SharingForm.Meta.fields
+    )
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return ModelAdmin.has_change_permission(self, request, obj)
+
+    def save_model(self, request: HttpRequest, obj: Engine, form: SharingForm, change: bool) -> None:
+        form.put()
 
     @admin.display(description="detail or cause")
     def standing(self, engine: Engine) -> str:
@@ -89,13 +105,21 @@ class EngineAdmin(ReadOnly, admin.ModelAdmin):
 
 
 @admin.register(Gpu)
-class GpuAdmin(ReadOnly, admin.ModelAdmin):
-    list_display = ("index", "name", "uuid", "memory", "present", "held_by", "seen_at")
+class GpuAdmin(ReadOnly, ModelAdmin):
+    list_display = ("index", "name", "uuid", "memory", "told", "foreign", "present", "held_by", "seen_at")
     list_select_related = ("lease__engine",)
 
     @admin.display(description="memory")
     def memory(self, gpu: Gpu) -> str:
         return f"{gpu.memory_bytes / 2**30:.0f} GiB"
+
+    @admin.display(description="now")
+    def told(self, gpu: Gpu) -> str:
+        return gpu.told
+
+    @admin.display(description="held by other programs")
+    def foreign(self, gpu: Gpu) -> str:
+        return f"{gpu.foreign_memory_bytes / 2**30:.1f} GiB" if gpu.foreign_memory_bytes else ""
 
     @admin.display(description="held by")
     def held_by(self, gpu: Gpu) -> str:
@@ -103,6 +127,32 @@ class GpuAdmin(ReadOnly, admin.ModelAdmin):
 
 
 @admin.register(GpuLease)
-class GpuLeaseAdmin(ReadOnly, admin.ModelAdmin):
+class GpuLeaseAdmin(ReadOnly, ModelAdmin):
     list_display = ("gpu", "engine", "since")
     list_select_related = ("gpu", "engine")
+
+
+@admin.register(StartMeasure)
+class StartMeasureAdmin(ReadOnly, ModelAdmin):
+    """What starts measured of memory. One that misleads may be deleted; the next start of that kind measures again."""
+
+    list_display = (
+        "model", "gpu_name", "tensor_parallel_size", "quantization", "weights", "cache", "concurrency", "max_model_len",
+        "measured_at",
+    )  # fmt: skip
+    search_fields = ("model", "gpu_name", "image")
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return request.user.is_admin
+
+    @admin.display(description="weights")
+    def weights(self, measure: StartMeasure) -> str:
+        return _gib(measure.weights_bytes)
+
+    @admin.display(description="KV cache")
+    def cache(self, measure: StartMeasure) -> str:
+        return _gib(measure.cache_bytes)
+
+
+def _gib(size: int | None) -> str:
+    return "" if size is None else f"{size / 2**30:.2f} GiB"

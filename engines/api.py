@@ -32,8 +32,8 @@ from vllm_portal.config import get_config
 from vllm_portal.errors import FieldError, NotFound
 from vllm_portal.rest import json_object
 
-LISTED = (State.READY, State.UNHEALTHY)
-"""Engines that have come up and are not ending."""
+LISTED = (State.READY, State.UNHEALTHY, State.ASLEEP)
+"""Engines that have come up and are not ending: also those that wait for a request."""
 
 _STARTED = {
     "message": "The engine is ready.",

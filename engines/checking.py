@@ -12,8 +12,9 @@ from datetime import timedelta
 from django.db.models import F
 from django.utils import timezone
 
-from engines import ending, engine_logs, health, lifecycle
+from engines import ending, engine_logs, gauges, health, lifecycle, starts
 from engines.diagnosis import Diagnosis, diagnose, one_line, stalled
+from engines.fit import measures
 from engines.launchers import choice
 from engines.launchers.base import Launcher, Observation, Status
 from engines.models import Engine
@@ -36,12 +37,13 @@ SOONEST_LOOK_S, LATEST_LOOK_S = 0.2, 1.0
 
 @dataclass(frozen=True)
 class _Look:
-    """What one look is about. `thorough`: also read the log's progress."""
+    """What one look is about. `thorough`: also read the log's progress; `gauged`: also how busy it is."""
 
     engine: Engine
     launcher: Launcher
     seen: Observation
     thorough: bool
+    gauged: bool = True
 
 
 def check(engine_id: uuid.UUID, thorough: bool = True) -> float | None:
@@ -57,16 +59,28 @@ def check(engine_id: uuid.UUID, thorough: bool = True) -> float | None:
     return min(max(age / 200, SOONEST_LOOK_S), LATEST_LOOK_S)
 
 
+def look_at(engine: Engine, gauged: bool = True) -> None:
+    """As a thorough `check` of a row that was read a moment ago. Where all is well it asks the database nothing."""
+    with turn(f"check:{engine.pk}") as mine:
+        if mine and engine.state == State.LOADING:
+            _check(engine.pk, thorough=True)  # somebody may just have proved it READY, which costs tokens
+        elif mine:
+            _check_row(engine, thorough=True, gauged=gauged)
+
+
 def _check(engine_id: uuid.UUID, thorough: bool) -> None:
     engine = Engine.objects.filter(pk=engine_id, state__in=RUNS, desired=Desired.RUN).first()
-    if engine is None:
-        return
+    if engine is not None:
+        _check_row(engine, thorough)
+
+
+def _check_row(engine: Engine, thorough: bool, gauged: bool = True) -> None:
     if engine.cause_code:
         ending.finish_failing(engine)
         return
     try:
         launcher = choice.launcher(engine.launcher)
-        _judge(_Look(engine, launcher, launcher.poll(engine.container_name), thorough))
+        _judge(_Look(engine, launcher, launcher.poll(engine.container_name), thorough, thorough and gauged))
     except OperatorError as error:
         logger.warning("engine %s cannot be looked at: %s", engine.name, error)
 
@@ -77,7 +91,11 @@ def _judge(look: _Look) -> None:
         logger.warning("what engine %s does is unknown: %s", engine.name, seen.message)
         return
     if seen.status in (Status.EXITED, Status.GONE):
-        ending.fail(engine, diagnose(look.launcher.logs(engine.container_name, LOG_BYTES), seen))
+        log = look.launcher.logs(engine.container_name, LOG_BYTES)
+        if engine.state == State.LOADING:
+            measures.record(engine, log, timezone.now())
+            starts.record(engine, log, engine.state_since)
+        ending.fail(engine, diagnose(log, seen, came_up=engine.state != State.LOADING))
         return
     _follow_address(look)
     if look.thorough:
@@ -102,11 +120,15 @@ def _follow_address(look: _Look) -> None:
 
 def _loading(look: _Look) -> None:
     engine = look.engine
+    began = engine.state_since
     if health.is_healthy(engine.host, engine.port):
         # From here on the log's growth is no sign of progress: these very requests make it grow.
         proof = health.prove(_address(engine))
         if isinstance(proof, health.Proof):
             _became_ready(engine, proof)
+            log = look.launcher.logs(engine.container_name, LOG_BYTES)
+            measures.record(engine, log, timezone.now())
+            starts.record(engine, log, began)
             return
         lifecycle.progress(engine, timezone.now(), f"it listens, but {one_line(proof)}")
     elif look.thorough:
@@ -122,6 +144,7 @@ def _show_progress(look: _Look) -> None:
         return
     log = look.launcher.logs(name, PHASE_BYTES)
     engine_logs.copy(engine, log)
+    starts.record(engine, log, engine.state_since)
     lifecycle.progress(engine, timezone.now(), one_line(startup_phase(log)) or engine.detail, size)
 
 
@@ -150,6 +173,8 @@ def _became_ready(engine: Engine, proof: health.Proof) -> None:
 def _ready(look: _Look) -> None:
     engine = look.engine
     missed = 0 if health.is_healthy(engine.host, engine.port) else engine.missed_checks + 1
+    if look.gauged and not missed and (told := health.told(engine.host, engine.port)):
+        gauges.note(engine, told, timezone.now().timestamp())
     if missed < MISSES:
         if missed != engine.missed_checks:
             Engine.objects.filter(pk=engine.pk, state=State.READY).update(missed_checks=missed)
@@ -180,6 +205,7 @@ def _unresponsive() -> Diagnosis:
         "unresponsive",
         f"It runs, but has given no answer for {seconds} s.",
         "Start it again. If that happens more often, look at its log.",
+        {},
     )
 
 

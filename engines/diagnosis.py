@@ -8,237 +8,79 @@ error counts.
 import re
 from dataclasses import dataclass
 
+from engines.causes import KNOWN
+from engines.causes.base import Change, Known
 from engines.launchers.base import Observation, Status
 from vllm_portal.log import redact
 
 LONGEST_CAUSE = 600
+LONGEST_LINE = 2_000
+"""What follows in a line is not looked at, so that no log takes long."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """`code` is for programs, `cause` one sentence for people, `advice` what to change ("" where nobody knows)."""
+    """`code` is for programs, `cause` one sentence for people, `advice` what to change ("" where nobody knows).
+
+    `change`: options of a start and their new values that may cure it, None as a value: without it. {}: the same start
+    again may work. None: nothing that a user can change.
+    """
 
     code: str
     cause: str
     advice: str = ""
+    change: Change | None = None
 
 
-@dataclass(frozen=True)
-class Known:
-    """`cause` and `advice` may name the pattern's groups."""
-
-    code: str
-    pattern: re.Pattern[str]
-    cause: str
-    advice: str
-
-
-def _known(code: str, pattern: str, cause: str, advice: str) -> Known:
-    return Known(code, re.compile(pattern), cause, advice)
-
-
-_LESS_LENGTH = (
-    "Start it with MAX_MODEL_LEN {possible} or less, on more GPUs (TENSOR_PARALLEL_SIZE), or a smaller model."
+_ENGINE_DIED = re.compile(
+    r"EngineDeadError|EngineCore encountered an issue|died unexpectedly|Engine core initialization failed"
+    r"|Engine process failed to start"
 )
-_OTHER_MODEL = "Take another model, or have an admin set a newer docker_image."
-
-KNOWN = [
-    _known(
-        "max_model_len_too_large",
-        r"User-specified max_model_len \((?P<asked>\d+)\) is greater than the derived max_model_len "
-        r"\([a-z_]+=(?P<own>\d+)",
-        "MAX_MODEL_LEN {asked} is more than this model can take, which is {own}.",
-        "Start it with MAX_MODEL_LEN {own} or less, or without.",
-    ),
-    _known(
-        "kv_cache_too_small",
-        r"To serve at least one request with the model's max seq len \((?P<asked>\d+)\).*?"
-        r"estimated maximum model length is (?P<possible>\d+)",
-        "There is not enough memory left for one request of {asked} tokens; it suffices for {possible}.",
-        _LESS_LENGTH,
-    ),
-    _known(
-        "kv_cache_too_small",
-        r"max seq len \((?P<asked>\d+)\) is larger than the maximum number of tokens that can be stored in KV cache "
-        r"\((?P<possible>\d+)\)",
-        "There is not enough memory left for one request of {asked} tokens; it suffices for {possible}.",
-        _LESS_LENGTH,
-    ),
-    _known(
-        "kv_cache_too_small",
-        r"No available memory for the cache blocks",
-        "The model leaves no memory for requests.",
-        "Start it on more GPUs (TENSOR_PARALLEL_SIZE), with QUANTIZATION, or take a smaller model.",
-    ),
-    _known(
-        "gpu_memory_in_use",
-        r"Free memory on device \S* ?\((?P<free>[\d.]+)/(?P<all>[\d.]+) GiB\) on startup is less than desired",
-        "Only {free} of the GPU's {all} GiB are free; something else uses it.",
-        "Stop what uses the GPU (nvidia-smi shows it), or have an admin lower --gpu-memory-utilization.",
-    ),
-    _known(
-        "gpu_out_of_memory",
-        r"(?:CUDA|HIP) out of memory|torch\.(?:cuda\.)?OutOfMemoryError|CUDA error: out of memory",
-        "The model does not fit into the GPU's memory.",
-        "Start it on more GPUs (TENSOR_PARALLEL_SIZE), with a smaller MAX_MODEL_LEN or QUANTIZATION, "
-        "or take a smaller model.",
-    ),
-    _known(
-        "host_out_of_memory",
-        r"Available memory on node \S+ \((?P<free>[\d.]+)/(?P<all>[\d.]+) GiB\) on startup is less than desired",
-        "Only {free} of this machine's {all} GiB of memory are free.",
-        "Stop other engines, or have an admin lower cpu_kv_cache_gib.",
-    ),
-    _known(
-        "shm_too_small",
-        r"Insufficient space in /dev/shm[^:]*: (?P<wanted>[\d.]+ \w+) required, (?P<free>[\d.]+ \w+) free",
-        "The container's shared memory is too small: {wanted} are needed, {free} are free.",
-        "An admin raises docker_shm_size.",
-    ),
-    _known(
-        "model_gated",
-        r"GatedRepoError|Cannot access gated repo|You are trying to access a gated repo",
-        "The model is gated, and the token given has no access to it.",
-        "Ask for access on the model's page, then start it with a HUGGING_FACE_HUB_TOKEN of that account.",
-    ),
-    _known(
-        "token_invalid",
-        r"Invalid user token|Invalid credentials in Authorization header",
-        "Hugging Face does not accept the token.",
-        "Make a new token at huggingface.co/settings/tokens and start the engine with it.",
-    ),
-    _known(
-        "model_not_cached",
-        r"outgoing traffic has been disabled|Cannot find the requested files in the disk cache",
-        "The model is not on this machine, and engines may not download (hf_offline).",
-        "An admin downloads it into the cache, or switches hf_offline off.",
-    ),
-    _known(
-        "model_not_found",
-        r"RepositoryNotFoundError|is not a local folder and is not a valid model identifier",
-        "There is no such model, or it is private and the token given may not see it.",
-        "Correct Model, or start it with a HUGGING_FACE_HUB_TOKEN that may see it.",
-    ),
-    _known(
-        "hub_unreachable",
-        r"We couldn't connect to '?https?://|NameResolutionError|Failed to resolve 'huggingface",
-        "The engine cannot reach the Hugging Face hub.",
-        "Check this machine's network; a mirror is set with hf_endpoint.",
-    ),
-    _known(
-        "model_folder_missing",
-        r"HFValidationError: Repo id must be in the form.*?: '(?P<path>/[^']*)'",
-        "The model's folder {path} is not there, where the engine runs.",
-        "Copy the model there.",
-    ),
-    _known(
-        "no_weights",
-        r"Cannot find any model weights|no file named (?:pytorch_model|model\.safetensors)",
-        "There are no weights in this model's repository or folder that vLLM can load.",
-        "Take a model with safetensors files.",
-    ),
-    _known(
-        "model_unsupported",
-        r"Model architectures? \[?'?(?P<name>[\w', ]+?)'?\]? (?:are|is) not supported",
-        "This vLLM does not know models of the kind {name}.",
-        _OTHER_MODEL,
-    ),
-    _known(
-        "model_unsupported",
-        r"model type `(?P<name>[\w-]+)` but Transformers does not recognize",
-        "This vLLM does not know models of the kind {name}.",
-        _OTHER_MODEL,
-    ),
-    _known(
-        "needs_remote_code",
-        r"trust[-_]remote[-_]code=True|contains custom code which must be executed",
-        "The model brings program code of its own, which this portal does not run.",
-        "Take another model, or have an admin allow it (trust_remote_code) after reading that code.",
-    ),
-    _known(
-        "quantization_wrong",
-        r"(?P<words>Unknown quantization method[^\[\n]*|Quantization method specified in the model config[^\[\n]*"
-        r"|[Tt]he quantization method \S+ is not supported[^\[\n]*|Cannot find the config file for \w+)",
-        "The quantization does not fit: {words}",
-        "Start it without QUANTIZATION, which lets vLLM read it from the model.",
-    ),
-    _known(
-        "tensor_parallel_wrong",
-        r"World size \((?P<asked>\d+)\) is larger than the number of available GPUs \((?P<there>\d+)\)",
-        "TENSOR_PARALLEL_SIZE {asked} is more than the {there} GPUs there are.",
-        "Start it with TENSOR_PARALLEL_SIZE {there} or less.",
-    ),
-    _known(
-        "tensor_parallel_wrong",
-        r"(?P<words>Total number of attention heads \(\d+\) must be divisible by tensor parallel size \(\d+\))",
-        "TENSOR_PARALLEL_SIZE does not fit this model: {words}.",
-        "Start it with another TENSOR_PARALLEL_SIZE, such as 1, 2 or 4.",
-    ),
-    _known(
-        "dtype_unsupported",
-        r"Bfloat16 is only supported on GPUs with compute capability",
-        "The GPU is too old for this model's number format.",
-        "An admin adds --dtype=half to engine_extra_args.",
-    ),
-    _known(
-        "no_gpu",
-        r"Failed to infer device type|No CUDA GPUs are available|Found no NVIDIA driver|No HIP GPUs are available"
-        r"|libcuda\.so\.1: cannot open|CUDA driver version is insufficient",
-        "vLLM finds no GPU that it can use on this machine.",
-        "Install the GPU's driver, or set device to cpu.",
-    ),
-    _known(
-        "tokenizer_unusable",
-        r"Can't load tokenizer for '|Couldn't instantiate the backend tokenizer",
-        "The tokenizer cannot be loaded.",
-        "Start it with a TOKENIZER that fits the model.",
-    ),
-    _known(
-        "no_compiler",
-        r"No working C\+\+ compiler found|InvalidCxxCompiler|Failed to find C compiler",
-        "vLLM wants to compile and finds no compiler.",
-        "Install g++ where engines run, or have an admin add --enforce-eager to engine_extra_args.",
-    ),
-    _known("disk_full", r"No space left on device", "The disk is full.", "Make room on the machine that runs engines."),
-    _known(
-        "port_in_use",
-        r"[Aa]ddress already in use",
-        "The engine's port is taken by another program.",
-        "Start it again; it gets another port.",
-    ),
-    _known(
-        "arguments_wrong",
-        r"error: (?P<words>unrecognized arguments: .+|argument \S+: .+)",
-        "This vLLM does not take what it was started with: {words}",
-        "An admin corrects engine_extra_args, or sets a docker_image that knows the flag.",
-    ),
-    _known(
-        "vllm_broken",
-        r"(?P<words>(?:ModuleNotFoundError|PackageNotFoundError|ImportError): .+)",
-        "vLLM is not properly installed where the engine runs: {words}",
-        "An admin repairs that installation or image.",
-    ),
-]
-
-_ENGINE_DIED = re.compile(r"EngineDeadError|EngineCore encountered an issue|died unexpectedly")
-_ERROR = re.compile(r"(?P<words>(?:[A-Za-z_][\w.]*(?:Error|Exception)|Value error)\b[:,] .+)")
-_NO_CAUSE = re.compile(r"See root cause above|^\s*(?:File \"|raise )|EngineDeadError")
+_ERROR = re.compile(r"(?P<words>(?:\b[A-Za-z_][\w.]*(?:Error|Exception)|Value error)\b[:,] .+)")
+_NO_CAUSE = re.compile(r"See root cause|See stack trace|^\s*(?:File \"|raise )|EngineDeadError|CancelledError")
+_CRASHED = re.compile(r"(?m)^(?:Fatal Python error|!!!!!!! Segfault encountered)")
+_KILLED = re.compile(r"Failed core proc\(s\): \{[^}]*: -9\b")
 # A log's harmless lines quote errors ("can cause errors like `OSError: …`") and options ("trust_remote_code=True").
-_HARMLESS = re.compile(r"\b(?:WARNING|INFO|DEBUG) \d\d-\d\d |FutureWarning|UserWarning")
-_PREFIX = re.compile(r"^\([^)]*\)\s+(?:ERROR \d\d-\d\d [\d:]+ \[[^\]]*\] ?)?")
+_HARMLESS = re.compile(
+    r"\b(?:WARNING|INFO|DEBUG) \d\d-\d\d |Warning: |^(?:INFO|WARNING):  |^\S+ \[\d+\] NCCL INFO"
+    r"|thrown while requesting (?:GET|HEAD) |^Retrying in \d"
+)
+_COLOURS = re.compile(r"\x1b\[[\d;]*m")
+# What vLLM writes in front: the process (of a core and its worker two), then level, time and place, of 0.4 to 0.32:
+#   (EngineCore pid=7) (Worker_TP0 pid=9) ERROR 11-22 22:06:05 [core.py:1] …      ERROR 08-21 03:42:51 engine.py:366] …
+_PREFIX = re.compile(
+    r"^(?:\[rank\d+\]: ?)?(?:\([A-Z][^)]*\b(?:pid=\d+)[^)]*\) ?)*(?:ERROR \d\d-\d\d [\d:]+ (?:\[[^\]]*\]|\S+:\d+\]) ?)?"
+)
+_HAS_COME_UP = re.compile(r"Application startup complete\.")
+_OF_THE_API = re.compile(r"^\(APIServer pid=\d+\)")
 
 
-def diagnose(log: str, seen: Observation) -> Diagnosis:
-    """Why it is no longer there. `log` may be "" or have its middle left out; `seen` is EXITED or GONE."""
+def diagnose(log: str, seen: Observation, came_up: bool = False) -> Diagnosis:
+    """Why it is no longer there. `log` may be "" or have its middle left out; `seen` is EXITED or GONE. `came_up`: it
+    has served, also if the log does not say so any more; what can only go wrong at a start is then no cause."""
     if seen.oom_killed:
         return Diagnosis(
             "out_of_memory",
             "The system ended it because it used more memory than it may.",
             "Take a smaller model or MAX_MODEL_LEN, or have an admin raise docker_memory.",
         )
-    lines = [_PREFIX.sub("", line) for line in re.split(r"[\r\n]+", log) if not _HARMLESS.search(line)]
+    raw = [line[:LONGEST_LINE] for line in re.split(r"[\r\n]+", _COLOURS.sub("", log))]
+    lines = [_PREFIX.sub("", line) for line in _since_it_came_up(raw, came_up) if not _HARMLESS.search(line)]
     text = "\n".join(lines)
-    return _from_known(text) or _from_first_error(lines) or _from_end(text, seen)
+    if came_up or any(_HAS_COME_UP.search(line) for line in raw):
+        serving = [cause for cause in KNOWN if cause.serving]
+        return _from_known(text, serving) or _from_end(text, seen)
+    return _from_known(text, KNOWN) or _from_first_error(lines) or _from_end(text, seen)
+
+
+def _since_it_came_up(lines: list[str], came_up: bool) -> list[str]:
+    """All lines of a start. Of an engine that has served: what it said before is past, and most of what its API server
+    says since is of somebody's request."""
+    marks = [number for number, line in enumerate(lines) if _HAS_COME_UP.search(line)]
+    if not (marks or came_up):
+        return lines
+    since = lines[marks[-1] + 1 :] if marks else lines
+    return [line for line in since if _ENGINE_DIED.search(line) or not _OF_THE_API.search(line)]
 
 
 def stalled(seconds: float, doing: str) -> Diagnosis:
@@ -248,14 +90,16 @@ def stalled(seconds: float, doing: str) -> Diagnosis:
         "stalled",
         f"It made no progress for {seconds:.0f} s while it came up.{last}",
         "Look at its log. A slow disk or network needs a larger load_stall_seconds.",
+        {},
     )
 
 
-def _from_known(text: str) -> Diagnosis | None:
-    for known in KNOWN:
+def _from_known(text: str, causes: list[Known]) -> Diagnosis | None:
+    for known in causes:
         if found := known.pattern.search(text):
             groups = {name: value.strip(" .") for name, value in found.groupdict("").items()}
-            return Diagnosis(known.code, _clean(known.cause.format(**groups)), known.advice.format(**groups))
+            cause, advice = known.cause.format(**groups), known.advice.format(**groups)
+            return Diagnosis(known.code, _clean(cause), _clean(advice), known.change(groups))
     return None
 
 
@@ -267,23 +111,33 @@ def _from_first_error(lines: list[str]) -> Diagnosis | None:
 
 
 def _from_end(text: str, seen: Observation) -> Diagnosis:
+    if seen.exit_code == 137 or _KILLED.search(text):
+        return Diagnosis(
+            "killed",
+            "It was killed (signal 9): by hand, or by the system when memory ran out.",
+            "Look at the machine's free memory; take a smaller model or MAX_MODEL_LEN.",
+            {},
+        )
+    if _CRASHED.search(text) or seen.exit_code in (134, 135, 139):
+        return Diagnosis(
+            "crashed",
+            "The program itself crashed (a segmentation fault or the like).",
+            "Start it again. If that happens again, have an admin try another docker_image.",
+            {},
+        )
     if _ENGINE_DIED.search(text):
         return Diagnosis(
             "engine_died",
             "A worker of the engine died, and the engine ended with it.",
             "Start it again. If that happens more often, look at its log and at the system's.",
-        )
-    if seen.exit_code == 137:
-        return Diagnosis(
-            "killed",
-            "It was killed (signal 9), which is what the system does when memory runs out.",
-            "Look at the machine's free memory; take a smaller model or MAX_MODEL_LEN.",
+            {},
         )
     if seen.status is Status.GONE:
         return Diagnosis(
             "removed",
             "The container or process was removed from outside the portal.",
             "Start it again; end engines through the portal.",
+            {},
         )
     if seen.message:
         return Diagnosis("ended", _clean(f"It ended: {seen.message}."), "Look at its log.")

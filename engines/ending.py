@@ -7,20 +7,26 @@ row that knows of it, and no FAILED engine that still runs.
 
 import logging
 import uuid
+from datetime import datetime, timedelta
 
 from django.utils import timezone
 
-from engines import engine_logs, lifecycle
+from engines import engine_logs, health, lifecycle, retrying, terms
 from engines.diagnosis import Diagnosis
 from engines.launchers import choice
+from engines.launchers.base import Status
 from engines.models import Engine
-from engines.states import ACTIVE, FINAL, State
+from engines.states import ACTIVE, FINAL, Desired, State
 from engines.turns import turn
 from vllm_portal.config import get_config
 from vllm_portal.errors import OperatorError
 
 logger = logging.getLogger(__name__)
 
+DRAIN = timedelta(seconds=60)
+"""What an engine works on may take so long when the portal stops it by itself; whoever stops one by hand means it."""
+KNOWN = timedelta(seconds=5)
+"""By then each process of the data plane has read that the engine is out of routing, whatever it missed."""
 TURN_SECONDS = 5.0
 """Longest wait for a start that is under way; after it the reconciler comes back."""
 LOG_BYTES = 200_000
@@ -30,7 +36,9 @@ def stop(engine_id: uuid.UUID) -> None:
     """Ends an engine that is STOPPING; others are left alone. Never raises LauncherError: the reconciler comes back."""
     with turn(container_turn(engine_id), TURN_SECONDS) as mine:
         engine = Engine.objects.filter(pk=engine_id, state=State.STOPPING).first() if mine else None
-        if engine is not None and _end(engine):
+        if engine is None or _drains(engine, timezone.now()) or not _end(engine):
+            return
+        if engine.desired != Desired.SLEEP or not lifecycle.asleep(engine, timezone.now()):
             lifecycle.stopped(engine, timezone.now())
 
 
@@ -40,6 +48,7 @@ def fail(engine: Engine, diagnosis: Diagnosis) -> bool:
         "cause_code": diagnosis.code[:40],
         "cause": diagnosis.cause,
         "advice": diagnosis.advice,
+        "change": retrying.change_for(engine, diagnosis),
     }
     row = Engine.objects.filter(pk=engine.pk, state=engine.state, state__in=ACTIVE - {State.STOPPING}, cause_code="")
     if not row.update(**columns):
@@ -69,6 +78,26 @@ def clear_away_if_ended(engine: Engine) -> None:
 def container_turn(engine_id: uuid.UUID) -> str:
     """Who makes or ends the engine's container or process."""
     return f"container:{engine_id}"
+
+
+def _drains(engine: Engine, now: datetime) -> bool:
+    """It still works for somebody whose request came before it left the routes, or such a request may still come. One
+    that does not tell may be too busy to."""
+    if engine.cause_code not in terms.CODES or not engine.port:
+        return False
+    since = now - engine.state_since
+    if not KNOWN <= since <= DRAIN:
+        return since < KNOWN
+    told = health.told(engine.host, engine.port)
+    return told.running + told.waiting > 0 if told else _runs(engine)
+
+
+def _runs(engine: Engine) -> bool:
+    try:
+        seen = choice.launcher(engine.launcher).poll(engine.container_name)
+    except OperatorError:
+        return True
+    return seen.status not in (Status.EXITED, Status.GONE)
 
 
 def _end(engine: Engine) -> bool:

@@ -1,36 +1,63 @@
 """The GPUs of this machine: what NVIDIA's driver says, as rows. Called in the worker."""
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from engines.models import Gpu
+from django.db import transaction
+
+from engines.models import Gpu, GpuLease
 
 logger = logging.getLogger(__name__)
+
+_KEPT = ("index", "name", "memory_bytes", "present", "seen_at", "memory_used_bytes", "utilization_percent",
+         "temperature_c", "foreign_memory_bytes")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Found:
-    """A GPU as the driver names it."""
+    """A GPU as the driver tells of it. None: not every GPU says everything."""
 
     uuid: str
     index: int
     name: str
     memory_bytes: int
+    memory_used_bytes: int | None = None
+    utilization_percent: int | None = None
+    """Of the time of the last moment in which something ran on it."""
+    temperature_c: int | None = None
+    processes_memory_bytes: int = 0
+    """What programs hold that compute on it; of those whose share the driver hides, all that is used."""
 
 
-def refresh(now: datetime, found: list[Found] | None) -> None:
-    """Makes the rows say what was found. None, nothing is known: the rows stay. A GPU that is gone keeps its row, for
-    an engine may still hold it; it only gets no new engines."""
+def refresh(now: datetime, look: Callable[[], list[Found] | None]) -> None:
+    """Makes the rows say what a look finds. None, nothing is known: the rows stay. A GPU that is gone keeps its row,
+    for an engine may still hold it; it only gets no new engines.
+
+    What runs on a GPU that no engine holds is somebody else's. Who held one is read before the look: an engine's lease
+    ends after its processes have.
+    """
+    leased = set(GpuLease.objects.values_list("gpu__uuid", flat=True))
+    found = look()
     if found is None:
         return
-    for gpu in found:
-        values = {"index": gpu.index, "name": gpu.name, "memory_bytes": gpu.memory_bytes}
-        Gpu.objects.update_or_create(uuid=gpu.uuid, defaults={**values, "present": True, "seen_at": now})
-    gone = Gpu.objects.filter(present=True).exclude(uuid__in=[gpu.uuid for gpu in found])
-    if gone.update(present=False):
-        logger.warning("GPUs that were there before are gone")
+    with transaction.atomic():
+        rows = {gpu.uuid: gpu for gpu in Gpu.objects.select_for_update()}
+        for one in found:
+            told = asdict(one)
+            foreign = told.pop("processes_memory_bytes") if one.uuid not in leased else 0
+            row = rows.setdefault(one.uuid, Gpu(uuid=one.uuid))
+            for name, value in {**told, "present": True, "seen_at": now, "foreign_memory_bytes": foreign}.items():
+                setattr(row, name, value)
+        gone = rows.keys() - {one.uuid for one in found}
+        if any(rows[uuid].present for uuid in gone):
+            logger.warning("GPUs that were there before are gone")
+        for uuid in gone:
+            rows[uuid].present = False
+        Gpu.objects.bulk_create([row for row in rows.values() if row.pk is None])
+        Gpu.objects.bulk_update([row for row in rows.values() if row.pk is not None], _KEPT)
 
 
 def look(nvml: Any = None) -> list[Found] | None:
@@ -58,11 +85,27 @@ def look(nvml: Any = None) -> list[Found] | None:
 
 def _describe(nvml: Any, index: int) -> Found:
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
-    try:
-        memory = int(nvml.nvmlDeviceGetMemoryInfo(handle).total)
-    except nvml.NVMLError:  # GPUs that share the machine's memory have none of their own
-        memory = 0
-    return Found(_text(nvml.nvmlDeviceGetUUID(handle)), index, _text(nvml.nvmlDeviceGetName(handle))[:100], memory)
+
+    def told(call: str, *arguments: Any) -> Any:
+        """None: this GPU does not say (no memory of its own, no sensor, split into instances)."""
+        try:
+            return getattr(nvml, call)(handle, *arguments)
+        except nvml.NVMLError:
+            return None
+
+    memory, rates = told("nvmlDeviceGetMemoryInfo"), told("nvmlDeviceGetUtilizationRates")
+    used = None if memory is None else int(memory.used)
+    shares = [process.usedGpuMemory for process in told("nvmlDeviceGetComputeRunningProcesses") or []]
+    return Found(
+        uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
+        index=index,
+        name=_text(nvml.nvmlDeviceGetName(handle))[:100],
+        memory_bytes=0 if memory is None else int(memory.total),
+        memory_used_bytes=used,
+        utilization_percent=None if rates is None else int(rates.gpu),
+        temperature_c=told("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
+        processes_memory_bytes=(used or 0) if None in shares else sum(shares),
+    )
 
 
 def _text(value: str | bytes) -> str:

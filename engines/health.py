@@ -12,6 +12,8 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
+from engines import metrics
+
 HEALTH_SECONDS = 5.0
 PROBE_SECONDS = 30.0
 """The first answer of a fresh engine may have to compile something."""
@@ -50,6 +52,12 @@ def is_healthy(host: str, port: int, timeout_s: float = HEALTH_SECONDS) -> bool:
     """Whether /health says 200 in time."""
     answer = _call("GET", Address(host, port, "", ""), "/health", timeout_s=timeout_s)
     return answer is not None and answer.status == 200
+
+
+def told(host: str, port: int, timeout_s: float = HEALTH_SECONDS) -> metrics.Metrics | None:
+    """What the engine counts of itself; None where it does not tell."""
+    status, content = _fetch("GET", Address(host, port, "", ""), "/metrics", timeout_s=timeout_s) or (0, b"")
+    return metrics.parse(content) if status == 200 else None
 
 
 def prove(address: Address, timeout_s: float = PROBE_SECONDS) -> Proof | str:
@@ -113,6 +121,14 @@ def _call(
     method: str, address: Address, path: str, body: dict[str, Any] | None = None, timeout_s: float = HEALTH_SECONDS
 ) -> Answer | None:
     """None: no whole answer in time."""
+    fetched = _fetch(method, address, path, body, timeout_s)
+    return None if fetched is None else Answer(fetched[0], _json_object(fetched[1]))
+
+
+def _fetch(
+    method: str, address: Address, path: str, body: dict[str, Any] | None = None, timeout_s: float = HEALTH_SECONDS
+) -> tuple[int, bytes] | None:
+    """Status and content. None: no whole answer in time."""
     headers = {"authorization": f"Bearer {address.key}"} if address.key else {}
     data = None
     if body is not None:
@@ -128,9 +144,7 @@ def _call(
                 content = response.read(LARGEST_ANSWER + 1)
         except (OSError, http.client.HTTPException, ValueError):
             return None
-    if len(content) > LARGEST_ANSWER:
-        return None
-    return Answer(response.status, _json_object(content))
+    return None if len(content) > LARGEST_ANSWER else (response.status, content)
 
 
 @contextlib.contextmanager

@@ -9,9 +9,10 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
+from dataclasses import dataclass
 from typing import Any
 
-from vllm_portal.errors import FieldError
+from vllm_portal.errors import FieldError, Unavailable
 
 # huggingface_hub is imported where it is used: it takes half a second and 20 MB.
 
@@ -19,6 +20,19 @@ logger = logging.getLogger(__name__)
 
 TOKEN_FIELD = "HUGGING_FACE_HUB_TOKEN"  # noqa: S105 (a field's name)
 _UNCLEAR = object()
+LARGEST_CONFIG = 1 << 20
+"""A config.json above a mebibyte is none."""
+
+
+@dataclass(frozen=True)
+class Repository:
+    """What the hub says of a model's files. `config`: what config.json holds, None where there is none; `parameters`:
+    numbers by type, as the hub counted them in safetensors files, {} where it has not."""
+
+    commit: str
+    config: bytes | None
+    file_bytes: Mapping[str, int]
+    parameters: Mapping[str, int]
 
 
 def check(repositories: Mapping[str, str], token: str, endpoint: str, timeout_s: float) -> str:
@@ -43,6 +57,26 @@ def check(repositories: Mapping[str, str], token: str, endpoint: str, timeout_s:
         if isinstance(problem, FieldError):
             raise problem
     return name if isinstance(name, str) else ""
+
+
+def read(field: str, name: str, token: str, endpoint: str, timeout_s: float) -> Repository:
+    """A model's config.json and the sizes of its files. Takes `timeout_s` at most.
+
+    Raises FieldError as `check` does, and Unavailable where the hub is away, too slow, or does not tell.
+    """
+    asker = _Asker(endpoint, token, timeout_s)
+    pool = ThreadPoolExecutor(1, "hub")
+    try:
+        reading = pool.submit(asker.repository, field, name)
+        wait_for([reading], timeout=timeout_s)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    found = _outcome(reading)
+    if isinstance(found, FieldError):
+        raise found
+    if not isinstance(found, Repository):
+        raise Unavailable(f"The Hugging Face hub does not tell about {name} now; try again later.", retry_after_s=30)
+    return found
 
 
 def _outcome(answer: "Future[Any]") -> Any:
@@ -87,6 +121,35 @@ class _Asker:
         except OSError as error:  # what the library raises for an answer that is no 200
             return self._explain(error, field, name)
         return None
+
+    def repository(self, field: str, name: str) -> Repository | FieldError | None:
+        """None: nobody knows."""
+        try:
+            info = self._api.model_info(name, token=self._token, timeout=self._timeout_s, files_metadata=True)
+            sizes = {file.rfilename: file.size for file in info.siblings or () if isinstance(file.size, int)}
+            named = {file.rfilename for file in info.siblings or ()}
+            commit = info.sha or "main"
+            config = self._config(name, commit) if "config.json" in named else None
+        except OSError as error:
+            return self._explain(error, field, name)
+        parameters = info.safetensors.parameters if info.safetensors else {}
+        return Repository(commit, config, sizes, dict(parameters))
+
+    def _config(self, name: str, commit: str) -> bytes:
+        from huggingface_hub import hf_hub_url
+        from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+        url = hf_hub_url(name, "config.json", revision=commit, endpoint=self._api.endpoint)
+        with get_session().stream("GET", url, headers=build_hf_headers(token=self._token)) as answer:
+            if answer.status_code != 200:
+                answer.read()
+                hf_raise_for_status(answer)
+            content = b""
+            for piece in answer.iter_bytes():
+                content += piece
+                if len(content) > LARGEST_CONFIG:
+                    break
+        return content
 
     def _explain(self, error: OSError, field: str, name: str) -> FieldError | None:
         from huggingface_hub.errors import DisabledRepoError, GatedRepoError, HfHubHTTPError, RepositoryNotFoundError

@@ -112,26 +112,34 @@ def _place(engine: Engine) -> bool:
     if engine.device not in GPU_DEVICES:
         return lifecycle.place(engine, [], now)
     present = list(Gpu.objects.filter(present=True).select_related("lease"))
+    if not present and not Gpu.objects.exists():
+        return lifecycle.place(engine, [], now)  # whoever starts containers sees the GPUs, and this machine does not
     if not present:
-        return lifecycle.place(engine, [], now)
-    if _older_are_waiting(engine, len(present)):
-        lifecycle.progress(engine, now, "waiting for GPUs, behind engines that have waited longer")
+        lifecycle.progress(engine, now, "waiting for the GPUs, which are not seen now: their driver does not answer")
         return False
-    free = [gpu for gpu in present if not hasattr(gpu, "lease")]
+    if _others_are_before(engine, len(present)):
+        lifecycle.progress(engine, now, "waiting for GPUs, behind engines that come first")
+        return False
+    free = [gpu for gpu in present if gpu.is_free]
     chosen = choose(present, free, engine.tensor_parallel_size)
     if chosen is None:
         wanted = engine.tensor_parallel_size
         detail = f"waiting for {wanted} free GPU{'s' * (wanted > 1)} ({len(free)} of {len(present)} are free)"
+        taken = [str(gpu.index) for gpu in present if gpu.is_taken]
+        if taken:
+            detail += f"; programs that are no engines hold memory of GPU {', '.join(taken)}"
         lifecycle.progress(engine, now, detail)
         return False
     return lifecycle.place(engine, chosen, now)
 
 
-def _older_are_waiting(engine: Engine, present: int) -> bool:
-    """First come, first served, else many small engines would keep a large one waiting for ever. One that needs more
-    GPUs than there are holds up nobody."""
-    older = Engine.objects.filter(state=State.QUEUED, desired=Desired.RUN, device__in=GPU_DEVICES)
-    return older.filter(created_at__lt=engine.created_at, tensor_parallel_size__lte=present).exists()
+def _others_are_before(engine: Engine, present: int) -> bool:
+    """Nobody overtakes, else many small engines would keep a large one waiting for ever. One that needs more GPUs than
+    there are holds up nobody."""
+    for pk, gpus in Engine.objects.in_line().values_list("pk", "tensor_parallel_size"):
+        if pk == engine.pk or gpus <= present:
+            return pk != engine.pk
+    return False
 
 
 def _leave_placed(engine: Engine) -> bool:
@@ -217,7 +225,10 @@ def _too_late(engine: Engine) -> Diagnosis:
         )
     last = f" Last: {engine.detail}." if engine.detail else ""
     return Diagnosis(
-        "launch_timeout", f"{cause} within {setting}.{last}", "Start it again once the portal's operator sees to it."
+        "launch_timeout",
+        f"{cause} within {setting}.{last}",
+        "Start it again once the portal's operator sees to it.",
+        {},
     )
 
 

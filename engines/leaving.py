@@ -11,6 +11,7 @@ from datetime import datetime
 
 from django.db import transaction
 
+from accounts import change_log
 from accounts.errors import NotYourself
 from accounts.models import Role, User
 from engines import terminating
@@ -30,7 +31,9 @@ def remove(user: User, by: User, now: datetime, wait_s: float) -> bool:
         admins = User.objects.select_for_update().filter(role=Role.ADMIN, is_active=True).order_by("pk")
         if user.is_admin and {admin.pk for admin in admins} <= {user.pk}:
             raise CallerError("This is the last admin; make another one first.")
-        Leaving.objects.get_or_create(user=user, defaults={"asked_at": now})
+        _, first = Leaving.objects.get_or_create(user=user, defaults={"asked_at": now})
+        if first:
+            change_log.note(by, user, "removed")
         user.is_active = False
         user.save(update_fields=["is_active"])
     deadline = time.monotonic() + wait_s

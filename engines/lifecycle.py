@@ -7,7 +7,7 @@ matters to routing tells the data plane after the commit. Time is passed in.
 
 import logging
 import secrets
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -21,6 +21,8 @@ from vllm_portal.config import get_config
 from vllm_portal.encryption import encrypt
 
 logger = logging.getLogger(__name__)
+
+_UNTOLD: dict[str, Any] = {"cause_code": "", "cause": "", "advice": "", "change": None}
 
 
 def request_start(owner: User, now: datetime, *, hf_token: str = "", **columns: Any) -> Engine:
@@ -47,7 +49,7 @@ def move(
     """Takes the engine from (one of) `old` to `new` and sets `columns` with it. False: it was in another state,
     or somebody was faster; then nothing changed. On True the object given has the new values.
 
-    An engine that somebody wants stopped only ever moves towards its end.
+    An engine that somebody wants stopped only ever moves towards its end; one that is to sleep, to its sleep.
     """
     olds = {old} if isinstance(old, State) else set(old)
     refused = [state for state in olds if not allowed(state, new)]
@@ -58,15 +60,14 @@ def move(
     values = {"state": new, "state_since": now, "detail": "", **columns}
     with transaction.atomic():
         row = Engine.objects.select_for_update().filter(pk=engine.pk, state__in=olds)
-        if new not in FINAL and new is not State.STOPPING:
-            row = row.filter(desired=Desired.RUN)
+        row = row.filter(desired__in=_wanted(new, columns))
         before = row.values_list("state", flat=True).first()
         if before is None:
             return False
         if not Engine.objects.filter(pk=engine.pk, state=before).update(**values):
             return False
         EngineEvent.objects.create(engine_id=engine.pk, at=now, old_state=before, new_state=new, message=message[:500])
-        if new in FINAL:
+        if new in FINAL or new is State.ASLEEP:
             GpuLease.objects.filter(engine_id=engine.pk).delete()
         transaction.on_commit(lambda: announce("engines"))
     for name, value in values.items():
@@ -76,11 +77,14 @@ def move(
 
 
 def place(engine: Engine, gpus: list[Gpu], now: datetime) -> bool:
-    """QUEUED -> PLACED with these GPUs leased. False when the engine moved on or a GPU was just taken."""
+    """QUEUED -> PLACED with these GPUs leased; its own lease begins. False when the engine moved on or a GPU was just
+    taken."""
     try:
         with transaction.atomic():
             GpuLease.objects.bulk_create(GpuLease(gpu=gpu, engine=engine, since=now) for gpu in gpus)
-            if not move(engine, State.QUEUED, State.PLACED, now, ", ".join(str(gpu) for gpu in gpus)):
+            ends_at = None if engine.lease_hours is None else now + timedelta(hours=engine.lease_hours)
+            message = ", ".join(str(gpu) for gpu in gpus)
+            if not move(engine, State.QUEUED, State.PLACED, now, message, lease_ends_at=ends_at):
                 raise _Overtaken
     except (IntegrityError, _Overtaken):
         return False
@@ -91,12 +95,61 @@ class _Overtaken(Exception):
     """Rolls the leases back."""
 
 
-def request_terminate(engine: Engine, now: datetime, by: str) -> bool:
+def _wanted(new: State, columns: dict[str, Any]) -> Collection[str]:
+    """What must be desired of an engine that goes to this state."""
+    if new in (State.ASLEEP, State.QUEUED):
+        return [Desired.SLEEP]
+    if new in FINAL or (new is State.STOPPING and columns.get("desired") != Desired.SLEEP):
+        return list(Desired)
+    return [Desired.RUN]
+
+
+def request_sleep(engine: Engine, now: datetime, by: str, **columns: Any) -> bool:
+    """READY -> STOPPING, on its way to ASLEEP. False: it is not ready any more, or somebody wants it stopped."""
+    message = f"put to sleep by {by}"
+    return move(engine, State.READY, State.STOPPING, now, message, desired=Desired.SLEEP, **columns)
+
+
+def asleep(engine: Engine, now: datetime) -> bool:
+    """The launcher says that nothing of the engine runs any more, and it is to sleep; its GPUs are free. False: it was
+    to end, or somebody wants that by now."""
+    columns = {"host": "", "port": None, "deadline_at": None, "lease_ends_at": None}
+    return move(engine, State.STOPPING, State.ASLEEP, now, **columns)
+
+
+def wake(engine: Engine, now: datetime, by: str) -> bool:
+    """ASLEEP -> QUEUED: the next generation of the same engine. False: somebody was faster, or it has ended.
+
+    The caller sends the launch hint after the commit, as at a start.
+    """
+    return move(
+        engine,
+        State.ASLEEP,
+        State.QUEUED,
+        now,
+        f"woken by {by}",
+        desired=Desired.RUN,
+        generation=engine.generation + 1,
+        asked_at=now,
+        ready_at=None,
+        log_size=0,
+        missed_checks=0,
+        phases=[],
+        probe_prompt_tokens=0,
+        probe_generated_tokens=0,
+        **_UNTOLD,
+    )
+
+
+def request_terminate(engine: Engine, now: datetime, by: str, **columns: Any) -> bool:
     """Out of routing at once, and to be ended. Legal in every state; False when it has ended or is ending already.
+    `columns`: what else its owner is to know of it; why it slept counts no longer.
 
     The caller sends the stop hint after the commit; if that gets lost the reconciler stops the engine.
     """
     Engine.objects.filter(pk=engine.pk, state__in=ACTIVE).update(desired=Desired.STOP)
+    if engine.state == State.ASLEEP:
+        columns = {**_UNTOLD, **columns}
     return move(
         engine,
         ACTIVE - {State.STOPPING},
@@ -104,6 +157,7 @@ def request_terminate(engine: Engine, now: datetime, by: str) -> bool:
         now,
         f"stop asked for by {by}",
         desired=Desired.STOP,
+        **columns,
     )
 
 

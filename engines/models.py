@@ -4,9 +4,12 @@ import uuid
 
 from django.conf import settings
 from django.db import models
+from django.db.models import Max
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 
-from engines.states import ACTIVE, SERVING, Desired, State
+from engines.states import ACTIVE, AWAKE, COMING_UP, SERVING, Desired, State
+from vllm_portal.config import get_config
 
 
 def new_engine_id() -> uuid.UUID:
@@ -22,16 +25,40 @@ class EngineQuerySet(models.QuerySet["Engine"]):
     def active(self) -> "EngineQuerySet":
         return self.filter(state__in=ACTIVE)
 
+    def wakeable(self) -> "EngineQuerySet":
+        """Those that sleep, are about to, or have been woken and are not ready yet: a request to them waits."""
+        falling = models.Q(state=State.STOPPING, desired=Desired.SLEEP)
+        waking = models.Q(state__in=COMING_UP, desired=Desired.RUN, generation__gt=1)
+        return self.filter(models.Q(state=State.ASLEEP) | falling | waking)
+
+    def awake(self) -> "EngineQuerySet":
+        """Active, and something of them may run or come to run."""
+        return self.filter(state__in=AWAKE)
+
     def serving(self) -> "EngineQuerySet":
         return self.filter(state__in=SERVING)
+
+    def in_line(self) -> "EngineQuerySet":
+        """Those that wait for GPUs, the next one first, with the `priority` of their owners: the highest of their
+        groups', 0 without any. Who waits longest comes first among equals."""
+        waiting = self.filter(state=State.QUEUED, desired=Desired.RUN).exclude(device="cpu")
+        return waiting.annotate(priority=Coalesce(Max("owner__groups__priority__value"), 0)).order_by(
+            "-priority", "state_since", "created_at", "pk"
+        )
 
     def owned_by(self, user: "settings.AUTH_USER_MODEL") -> "EngineQuerySet":
         """Those whose life this user decides: an admin's are all."""
         return self if user.is_admin else self.filter(owner=user)
 
     def usable_by(self, user: "settings.AUTH_USER_MODEL") -> "EngineQuerySet":
-        """Those this user may send requests to: one's own and shared ones; an admin: all."""
-        return self if user.is_admin else self.filter(models.Q(owner=user) | models.Q(shared=True))
+        """Those this user may send requests to: one's own and those shared with all, with the user or with one of the
+        user's groups; an admin: all."""
+        if user.is_admin:
+            return self
+        named = Engine.shared_users.through.objects.filter(user=user).values("engine")
+        grouped = Engine.shared_groups.through.objects.filter(group__user=user).values("engine")
+        mine = models.Q(owner=user) | models.Q(shared=True)
+        return self.filter(mine | models.Q(pk__in=named) | models.Q(pk__in=grouped))
 
 
 class Engine(models.Model):
@@ -48,6 +75,12 @@ class Engine(models.Model):
         help_text="Without an owner (the user was deleted) the engine is stopped.",
     )  # fmt: skip
     shared = models.BooleanField(default=False, help_text="Every user may send requests to it.")
+    shared_users = models.ManyToManyField(
+        settings.AUTH_USER_MODEL, blank=True, related_name="+", help_text="These users may send requests to it."
+    )
+    shared_groups = models.ManyToManyField(
+        "auth.Group", blank=True, related_name="+", help_text="The members of these may send requests to it."
+    )
     hf_account = models.CharField(max_length=100, blank=True, help_text="Account of the Hugging Face token.")
 
     # What was asked for. None or "" means: vLLM decides.
@@ -59,6 +92,18 @@ class Engine(models.Model):
     quantization = models.CharField(max_length=40, blank=True)
     hf_token_encrypted = models.TextField(blank=True, editable=False)
 
+    # How long it may stay: engines.terms
+    lease_hours = models.FloatField(null=True, blank=True, help_text="From its place on; null: until it is stopped.")
+    lease_ends_at = models.DateTimeField(null=True, blank=True, editable=False)
+    idle_minutes = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Stopped after so long without a request; null: as the settings say."
+    )
+    keep_until = models.DateTimeField(null=True, blank=True, help_text="Not stopped for being idle before.")
+    wakes = models.BooleanField(
+        default=True, help_text="Stopped for being idle it sleeps, and a request wakes it; else it ends."
+    )
+    used_at = models.DateTimeField(null=True, blank=True, editable=False, help_text="The last known request's end.")
+
     # How it is run
     launcher = models.CharField(max_length=20)
     device = models.CharField(max_length=10)
@@ -67,7 +112,7 @@ class Engine(models.Model):
     generation = models.PositiveIntegerField(default=1)
 
     # Where it stands
-    desired = models.CharField(max_length=4, choices=Desired.choices, default=Desired.RUN)
+    desired = models.CharField(max_length=5, choices=Desired.choices, default=Desired.RUN)
     state = models.CharField(max_length=10, choices=State.choices, default=State.QUEUED, editable=False)
     state_since = models.DateTimeField(default=timezone.now, editable=False)
     deadline_at = models.DateTimeField(null=True, blank=True, editable=False)
@@ -77,6 +122,10 @@ class Engine(models.Model):
     cause_code = models.CharField(max_length=40, blank=True)
     cause = models.TextField(blank=True)
     advice = models.TextField(blank=True)
+    change = models.JSONField(
+        null=True, blank=True, editable=False, help_text="Options that may cure it; {}: as it is; null: none."
+    )
+    phases = models.JSONField(default=list, blank=True, editable=False, help_text="Of engines.timeline.")
 
     # What the launcher and the engine told
     container_id = models.CharField(max_length=80, blank=True, db_index=True)
@@ -90,6 +139,9 @@ class Engine(models.Model):
     probe_generated_tokens = models.PositiveBigIntegerField(default=0, editable=False)
 
     created_at = models.DateTimeField(auto_now_add=True)
+    asked_at = models.DateTimeField(
+        null=True, blank=True, editable=False, help_text="When this generation was; null: it is the first."
+    )
     ready_at = models.DateTimeField(null=True, blank=True, editable=False)
     ended_at = models.DateTimeField(null=True, blank=True, editable=False)
 
@@ -138,12 +190,40 @@ class Gpu(models.Model):
     memory_bytes = models.PositiveBigIntegerField()
     present = models.BooleanField(default=True, help_text="Seen at the last look.")
     seen_at = models.DateTimeField()
+    # At the last look; null: it does not say.
+    memory_used_bytes = models.PositiveBigIntegerField(null=True)
+    utilization_percent = models.PositiveSmallIntegerField(null=True)
+    temperature_c = models.SmallIntegerField("temperature (°C)", null=True)
+    foreign_memory_bytes = models.PositiveBigIntegerField(
+        default=0, help_text="Held by programs that are no engines, while no engine held it."
+    )
 
     class Meta:
         ordering = ["index"]
 
     def __str__(self) -> str:
         return f"GPU {self.index} ({self.name})"
+
+    @property
+    def is_taken(self) -> bool:
+        """By programs that are no engines: one that is started here would not find its memory."""
+        return self.foreign_memory_bytes > get_config().gpu_foreign_mib * 2**20
+
+    @property
+    def is_free(self) -> bool:
+        return not hasattr(self, "lease") and not self.is_taken
+
+    @property
+    def told(self) -> str:
+        """How it does, in a few words; "": it does not say."""
+        said = []
+        if self.utilization_percent is not None:
+            said.append(f"{self.utilization_percent} % busy")
+        if self.memory_used_bytes is not None and self.memory_bytes:
+            said.append(f"{self.memory_used_bytes / 2**30:.0f} of {self.memory_bytes / 2**30:.0f} GiB")
+        if self.temperature_c is not None:
+            said.append(f"{self.temperature_c} °C")
+        return ", ".join(said)
 
 
 class GpuLease(models.Model):
@@ -155,6 +235,33 @@ class GpuLease(models.Model):
 
     def __str__(self) -> str:
         return f"{self.gpu} held by {self.engine}"
+
+
+class StartMeasure(models.Model):
+    """What vLLM measured of memory at the last start of this kind. `engines.fit` uses it instead of its estimate."""
+
+    key = models.CharField(max_length=64, unique=True, help_text="SHA-256 of what makes two starts alike.")
+    model = models.CharField(max_length=300, db_index=True)
+    revision = models.CharField(max_length=100, blank=True)
+    image = models.CharField(max_length=300, blank=True)
+    device = models.CharField(max_length=10)
+    gpu_name = models.CharField(max_length=100, blank=True, help_text='"" where its GPUs are not known.')
+    gpu_memory_bytes = models.PositiveBigIntegerField(default=0)
+    tensor_parallel_size = models.PositiveSmallIntegerField()
+    quantization = models.CharField(max_length=40, blank=True, help_text="As asked for.")
+    kv_cache_dtype = models.CharField(max_length=40)
+    flags = models.CharField(max_length=300, blank=True, help_text="vLLM's flags that change its memory.")
+    gpu_memory_utilization = models.FloatField()
+    # Of each GPU; null where the log did not say.
+    weights_bytes = models.PositiveBigIntegerField(null=True)
+    cache_bytes = models.BigIntegerField(null=True, help_text="Below 0: it was too little to start.")
+    cache_tokens = models.PositiveBigIntegerField(null=True)
+    max_model_len = models.PositiveIntegerField(null=True)
+    concurrency = models.FloatField(null=True, help_text="Requests of max_model_len that fit at once.")
+    measured_at = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.model} on {self.tensor_parallel_size} {self.gpu_name or self.device}"
 
 
 class StartKey(models.Model):

@@ -24,16 +24,17 @@ def choose(present: Sequence[AnyCard], free: Sequence[AnyCard], wanted: int) -> 
     suffices, so that larger engines find room later; of one kind the lowest numbers.
     """
     free = sorted(free, key=lambda card: card.index)
-    fitting = [cards for cards in _kinds(free).values() if len(cards) >= wanted]
+    fitting = [cards for cards in kinds(free).values() if len(cards) >= wanted]
     if fitting:
         return min(fitting, key=lambda cards: (len(cards), cards[0].index))[:wanted]
-    if any(len(cards) >= wanted for cards in _kinds(present).values()):
+    if any(len(cards) >= wanted for cards in kinds(present).values()):
         return None
     return list(free[:wanted]) if len(free) >= wanted else None
 
 
-def _kinds(cards: Sequence[AnyCard]) -> dict[tuple[str, int], list[AnyCard]]:
-    kinds = defaultdict(list)
+def kinds(cards: Sequence[AnyCard]) -> dict[tuple[str, int], list[AnyCard]]:
+    """Those with the same name and memory together."""
+    found = defaultdict(list)
     for card in cards:
-        kinds[card.name, card.memory_bytes].append(card)
-    return kinds
+        found[card.name, card.memory_bytes].append(card)
+    return found

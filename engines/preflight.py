@@ -4,7 +4,7 @@ Order: what costs nothing first, the hub last.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from engines import hub
@@ -31,6 +31,11 @@ class Order:
     tokenizer: str = ""
     quantization: str = ""
     shared: bool = False
+    shared_users: tuple[str, ...] = ()
+    shared_groups: tuple[str, ...] = ()
+    lease_hours: float | None = None
+    idle_minutes: int | None = None
+    wakes: bool = True
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,13 @@ class Checked:
 
 def check(order: Order) -> Checked:
     """Raises FieldError. Asks the hub, so it takes up to hf_check_timeout_s; holds no database connection then."""
+    checked = check_form(order)
+    _check_parallel_size(order.tensor_parallel_size, checked.device)
+    return replace(checked, hf_account=_ask_hub(checked.model, checked.tokenizer, order.hf_token))
+
+
+def check_form(order: Order) -> Checked:
+    """What can be said without a look at GPUs and hub; no account yet. Raises FieldError."""
     config = get_config()
     launcher = chosen_name()
     device = "cpu" if launcher == "simulator" else config.device
@@ -57,7 +69,7 @@ def check(order: Order) -> Checked:
     _check_tokenizer_is_mounted(launcher, model, tokenizer)
     _check_range("MAX_MODEL_LEN", order.max_model_len, 1, MAX_MODEL_LEN)
     _check_range("SEED", order.seed, 0, MAX_SEED)
-    _check_parallel_size(order.tensor_parallel_size, device)
+    _check_range("TENSOR_PARALLEL_SIZE", order.tensor_parallel_size, 1, 1024)
     if order.quantization and not QUANTIZATION.match(order.quantization):
         raise FieldError("QUANTIZATION", "This is no name of a quantization, such as awq, gptq or fp8.")
     if order.hf_token and not _TOKEN.match(order.hf_token):
@@ -68,7 +80,7 @@ def check(order: Order) -> Checked:
         launcher=launcher,
         device=device,
         image=config.docker_image if launcher == "docker" else "",
-        hf_account=_ask_hub(model, tokenizer, order.hf_token),
+        hf_account="",
     )
 
 
@@ -117,7 +129,6 @@ def _check_range(field: str, value: int | None, least: int, most: int) -> None:
 
 def _check_parallel_size(size: int, device: str) -> None:
     field = "TENSOR_PARALLEL_SIZE"
-    _check_range(field, size, 1, 1024)
     if device == "cpu":
         slots = get_config().cpu_slots
         if size > slots:

@@ -5,6 +5,8 @@ QUEUED … STARTING   launch again, the oldest first
 LOADING … UNHEALTHY look, and judge
 STOPPING            end it again
 without an owner    ask it to stop
+its lease is over   ask it to stop
+slept for too long  the same
 """
 
 import logging
@@ -16,13 +18,14 @@ from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from datetime import datetime
 from functools import partial
+from typing import Any
 
 from django.db import connection
 from django.utils import timezone
 
-from engines import checking, ending, gpus, launching, lifecycle, strays
+from engines import checking, ending, gauges, gpus, launching, lifecycle, strays, terms
 from engines.models import Engine
-from engines.states import COMING_UP, State
+from engines.states import COMING_UP, Desired, State
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +33,7 @@ CHECKS_AT_ONCE = 16
 CHECK_SECONDS = 60.0
 """Longest wait for all looks; each is bounded by itself, too."""
 STEP_SECONDS = 0.2
-GPU_SECONDS = 30.0
+GPU_SECONDS = 10.0
 LOOK_SECONDS = 0.1
 
 _gpus_lock = threading.Lock()
@@ -41,17 +44,20 @@ def reconcile(now: datetime) -> None:
     """One round. Returns within about CHECK_SECONDS; pulls, starts and stops go on in threads of their own, and the
     next round leaves alone what is still being done."""
     refresh_gpus(now)
-    for engine in Engine.objects.active().filter(owner=None).exclude(state=State.STOPPING):
-        lifecycle.request_terminate(engine, now, "the portal: its owner is gone")
-    rows = list(Engine.objects.active().order_by("created_at").values_list("pk", "state"))
-    for engine_id, state in rows:
-        if state == State.STOPPING:
-            _run_apart("stop", ending.stop, engine_id)
-    for engine_id, state in rows:
-        if state in COMING_UP - {State.LOADING}:
+    rows = list(Engine.objects.active().order_by("created_at"))
+    for engine in rows:
+        if engine.owner_id is None and engine.state != State.STOPPING:
+            lifecycle.request_terminate(engine, now, "the portal: its owner is gone")
+    terms.end_leases(rows, now)
+    terms.end_sleep(rows, now)
+    for engine in rows:
+        if engine.state == State.STOPPING:
+            _run_apart("stop", ending.stop, engine.pk)
+    for engine in rows:
+        if engine.state in COMING_UP - {State.LOADING}:
             # Waited for a moment, so that the oldest gets its GPUs first.
-            _run_apart("launch", launching.launch, engine_id).join(STEP_SECONDS)
-    _look_at([engine_id for engine_id, state in rows if state in checking.RUNS])
+            _run_apart("launch", launching.launch, engine.pk).join(STEP_SECONDS)
+    _look_at([engine for engine in rows if engine.state in checking.RUNS and engine.desired == Desired.RUN], now)
     strays.sweep()
 
 
@@ -62,15 +68,15 @@ def refresh_gpus(now: datetime) -> None:
         if time.monotonic() - _gpus_looked_at < GPU_SECONDS:
             return
         _gpus_looked_at = time.monotonic()
-    gpus.refresh(now, gpus.look())
+    gpus.refresh(now, gpus.look)
 
 
 def stop_all(timeout_s: float) -> bool:
-    """Asks every engine to stop, ends them all at once, and waits. True: none is left. Works without a worker."""
+    """Asks all that are awake to stop, ends them at once, and waits. True: none is left. Works without a worker."""
     deadline = time.monotonic() + timeout_s
-    for engine in Engine.objects.active():
+    for engine in Engine.objects.awake():
         lifecycle.request_terminate(engine, timezone.now(), "the portal: it stops")
-    while left := list(Engine.objects.active().values_list("pk", flat=True)):
+    while left := list(Engine.objects.awake().values_list("pk", flat=True)):
         if time.monotonic() > deadline:
             logger.warning("%d engines still run", len(left))
             return False
@@ -80,12 +86,16 @@ def stop_all(timeout_s: float) -> bool:
     return True
 
 
-def _look_at(engine_ids: list[uuid.UUID]) -> None:
-    if not engine_ids:
+def _look_at(engines: list[Engine], now: datetime) -> None:
+    if not engines:
         return
-    pool = ThreadPoolExecutor(min(CHECKS_AT_ONCE, len(engine_ids)), "look")
+
+    def look(engine: Engine) -> None:
+        checking.look_at(engine, gauged=gauges.due(engine, len(engines), now.timestamp()))
+
+    pool = ThreadPoolExecutor(min(CHECKS_AT_ONCE, len(engines)), "look")
     try:
-        looks = [pool.submit(_alone, checking.check, engine_id) for engine_id in engine_ids]
+        looks = [pool.submit(_alone, look, engine) for engine in engines]
         wait_for(looks, timeout=CHECK_SECONDS)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
@@ -109,11 +119,11 @@ def _run_apart(what: str, act: Callable[[uuid.UUID], object], engine_id: uuid.UU
     return thread
 
 
-def _alone(act: Callable[[uuid.UUID], object], engine_id: uuid.UUID) -> None:
+def _alone(act: Callable[[Any], object], engine: Engine | uuid.UUID) -> None:
     """One engine's trouble is no other's. The thread's database connection is given back."""
     try:
-        act(engine_id)
+        act(engine)
     except Exception:
-        logger.exception("engine %s could not be reconciled now", engine_id)
+        logger.exception("engine %s could not be reconciled now", engine)
     finally:
         connection.close()

@@ -4,12 +4,14 @@ import re
 import secrets
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from django.db import IntegrityError, transaction
+from django.db.models import Sum
 from django.utils import timezone
 
 from accounts.models import User
-from engines import hints, lifecycle, preflight
+from engines import hints, lifecycle, preflight, sharing, terms
 from engines.models import Engine
 from engines.preflight import Checked, Order
 from vllm_portal.config import get_config
@@ -23,15 +25,20 @@ def start(owner: User, order: Order, made: Callable[[Engine], None] = lambda eng
     """The QUEUED engine; the worker launches it. Two starts at once are two engines. `made` is called with the row in
     the transaction that makes it: what it raises, undoes the start.
 
-    Raises FieldError, or CallerError where the owner has as many engines as allowed.
+    Raises FieldError, or CallerError where the owner has as many engines or GPUs as allowed.
     """
-    _refuse_too_many(owner)  # before the hub is asked; below it counts
+    _refuse_too_many(owner, order)  # before the hub is asked; below it counts
+    hours, idle_minutes = terms.lease_hours(order.lease_hours, owner), terms.idle_minutes(order.idle_minutes, owner)
+    sharing.users_named(order.shared_users)
+    sharing.groups_named(order.shared_groups)
     checked = preflight.check(order)
     with transaction.atomic():
         # One start of a user at a time, so that two at once cannot both be the last that is allowed.
         User.objects.select_for_update().get(pk=owner.pk)
-        _refuse_too_many(owner)
-        engine = _make(owner, order, checked)
+        _refuse_too_many(owner, order)
+        engine = _make(owner, order, checked, lease_hours=hours, idle_minutes=idle_minutes, wakes=order.wakes)
+        if order.shared_users or order.shared_groups:
+            sharing.change(engine, shared_users=order.shared_users, shared_groups=order.shared_groups)
         made(engine)
         transaction.on_commit(partial(hints.launch, engine.pk))
     return engine
@@ -49,6 +56,10 @@ def start_again(engine: Engine, owner: User) -> Engine:
         tokenizer=engine.tokenizer,
         quantization=engine.quantization,
         shared=engine.shared,
+        lease_hours=engine.lease_hours,
+        idle_minutes=engine.idle_minutes,
+        wakes=engine.wakes,
+        **{name: tuple(given) for name, given in sharing.names(engine).items()},
     )
     return start(owner, order)
 
@@ -59,13 +70,30 @@ def engine_name(model: str) -> str:
     return f"{basename[:60] or 'engine'}-{secrets.token_hex(2)}"
 
 
-def _refuse_too_many(owner: User) -> None:
-    allowed = get_config().engines_per_user
-    if Engine.objects.active().filter(owner=owner).count() >= allowed:
-        raise CallerError(f"{owner} has {allowed} engines, which is as many as allowed; terminate one first.")
+def _refuse_too_many(owner: User, order: Order) -> None:
+    config, active = get_config(), Engine.objects.active().filter(owner=owner)
+    if active.count() >= config.engines_per_user:
+        most = config.engines_per_user
+        raise CallerError(f"{owner} has {most} engines, which is as many as allowed; terminate one first.")
+    if config.device != "cpu":
+        refuse_too_many_gpus(owner, order.tensor_parallel_size)
 
 
-def _make(owner: User, order: Order, checked: Checked) -> Engine:
+def refuse_too_many_gpus(owner: User, gpus: int) -> None:
+    """Raises CallerError where the owner's other engines leave too few of those that one may hold."""
+    most = get_config().gpus_per_user
+    if most is None:
+        return
+    awake = Engine.objects.awake().filter(owner=owner).exclude(device="cpu")
+    held = awake.aggregate(gpus=Sum("tensor_parallel_size"))["gpus"] or 0
+    if held + gpus > most:
+        raise CallerError(
+            f"{owner}'s engines hold or wait for {held} GPUs, and {most} are allowed: "
+            f"{gpus} more is too many; terminate one first."
+        )
+
+
+def _make(owner: User, order: Order, checked: Checked, **columns: Any) -> Engine:
     for attempt in range(_ATTEMPTS):
         try:
             with transaction.atomic():
@@ -85,6 +113,7 @@ def _make(owner: User, order: Order, checked: Checked) -> Engine:
                     launcher=checked.launcher,
                     device=checked.device,
                     image=checked.image,
+                    **columns,
                 )
         except IntegrityError:  # the name is taken
             if attempt == _ATTEMPTS - 1:

@@ -1,6 +1,8 @@
 """The states of an engine, as a table. Pure: no database, no clock.
 
     QUEUED -> PLACED -> PULLING -> STARTING -> LOADING -> READY <-> UNHEALTHY
+       ^                                    idle: STOPPING -> ASLEEP
+       +----------------- a request, or its owner ------------+
        any state that is not final --> STOPPING -> STOPPED
        any state that is not final --> FAILED (with a cause)
 
@@ -12,7 +14,8 @@ LOADING    it runs; vLLM loads the model and does not answer yet
 READY      it gave a real answer of one token; the only state that gets requests
 UNHEALTHY  it was READY and misses its health checks
 STOPPING   out of routing; the container or process is being ended
-STOPPED    ended because somebody asked for it
+ASLEEP     nothing runs and no GPU is held; a request wakes it, as a new generation
+STOPPED    ended because somebody asked for it, or by its terms (`engines.terms`), which `cause` then says
 FAILED     ended, or never came up; `cause` says why, `advice` what to change
 """
 
@@ -28,17 +31,20 @@ class State(models.TextChoices):
     READY = "READY"
     UNHEALTHY = "UNHEALTHY"
     STOPPING = "STOPPING"
+    ASLEEP = "ASLEEP"
     STOPPED = "STOPPED"
     FAILED = "FAILED"
 
 
 class Desired(models.TextChoices):
     RUN = "run"
+    SLEEP = "sleep"
     STOP = "stop"
 
 
 FINAL = frozenset({State.STOPPED, State.FAILED})
 ACTIVE = frozenset(State) - FINAL
+AWAKE = ACTIVE - {State.ASLEEP}
 # A container or process may exist in these.
 TANGIBLE = frozenset({State.STARTING, State.LOADING, State.READY, State.UNHEALTHY, State.STOPPING})
 COMING_UP = frozenset({State.QUEUED, State.PLACED, State.PULLING, State.STARTING, State.LOADING})
@@ -52,7 +58,8 @@ _FORWARD = {
     State.LOADING: {State.READY},
     State.READY: {State.UNHEALTHY},
     State.UNHEALTHY: {State.READY},
-    State.STOPPING: {State.STOPPED},
+    State.STOPPING: {State.ASLEEP, State.STOPPED},
+    State.ASLEEP: {State.QUEUED},
 }
 
 

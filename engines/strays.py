@@ -13,7 +13,7 @@ import uuid
 from engines.launchers import choice
 from engines.launchers.base import Listed
 from engines.models import Engine
-from engines.states import ACTIVE
+from engines.states import AWAKE
 from vllm_portal.config import get_config
 from vllm_portal.errors import OperatorError
 
@@ -50,8 +50,8 @@ def strays(launcher: str) -> list[Listed]:
     held = choice.launcher(launcher).list()
     if not held:
         return []
-    active = {(str(pk), generation) for pk, generation in Engine.objects.active().values_list("pk", "generation")}
-    return [listed for listed in held if (_canonical(listed.engine_id), listed.generation) not in active]
+    awake = {(str(pk), generation) for pk, generation in Engine.objects.awake().values_list("pk", "generation")}
+    return [listed for listed in held if (_canonical(listed.engine_id), listed.generation) not in awake]
 
 
 def twice_seen(launcher: str, seen: list[Listed]) -> list[Listed]:
@@ -75,7 +75,7 @@ def remove(launcher: str, found: list[Listed]) -> None:
     """Raises LauncherError."""
     for stray in found:
         engine_id = _canonical(stray.engine_id)
-        if Engine.objects.filter(pk=engine_id or None, generation=stray.generation, state__in=ACTIVE).exists():
+        if Engine.objects.filter(pk=engine_id or None, generation=stray.generation, state__in=AWAKE).exists():
             continue
         logger.warning("removing %s, which no engine stands for", stray.name)
         choice.launcher(launcher).stop(stray.name, get_config().stop_grace_seconds)

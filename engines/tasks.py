@@ -5,8 +5,10 @@ import uuid
 from celery import shared_task
 from django.utils import timezone
 
-from engines import checking, ending, hints, idempotency, launching, leaving
+from engines import checking, ending, hints, idempotency, launching, leaving, old_logs
+from engines.launchers.choice import log_dir
 from engines.reconcile import reconcile as reconcile_all
+from vllm_portal.config import get_config
 
 
 @shared_task
@@ -35,6 +37,14 @@ def reconcile() -> None:
 @shared_task
 def forget_start_keys() -> None:
     idempotency.forget_old(timezone.now())
+
+
+@shared_task
+def delete_old_logs() -> None:
+    """What `engine_log_days` says."""
+    days = get_config().engine_log_days
+    if days is not None:
+        old_logs.delete_older_than(log_dir(), days, timezone.now())
 
 
 @shared_task

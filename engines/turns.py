@@ -21,8 +21,8 @@ from vllm_portal.redis_client import client
 
 logger = logging.getLogger(__name__)
 
-TTL_MS = 9000
-RENEW_SECONDS = 3.0
+TTL_MS = 3000
+RENEW_SECONDS = 1.0
 LOOK_SECONDS = 0.05
 
 _RENEW = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0"

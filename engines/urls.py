@@ -1,5 +1,6 @@
 from django.urls import include, path
 
+from engines import fit_page, views
 from engines.api import (
     ActiveModelsObjectView,
     ActiveModelsView,
@@ -8,11 +9,14 @@ from engines.api import (
     StartView,
     TerminateView,
 )
+from engines.fit_api import FitView
 from engines.leaving_api import DeleteUserView, RemoveUserView
-from engines.v1 import EngineViewSet, NodeViewSet
+from engines.nodes_v1 import NodeViewSet
+from engines.v1 import EngineViewSet
 from vllm_portal.rest import endpoint
 from vllm_portal.v1 import PREFIX, Router
 
+_PAGE = "engine/(?P<engine_id>[0-9a-f-]{36})"
 _ENGINE = "vllm_request/engines/(?P<engine_id>[0-9a-f-]{36})"
 
 router = Router()
@@ -28,5 +32,16 @@ urlpatterns = [
     endpoint(f"{_ENGINE}/logs", EngineLogView.as_view(), "engine-logs"),
     endpoint("db_request/delete_user", DeleteUserView.as_view(), "delete-user"),
     endpoint("api/v1/users/(?P<user_id>[0-9]{1,18})/remove", RemoveUserView.as_view(), "remove-user"),
+    endpoint("api/v1/engines/fit", FitView.as_view(), "fit"),
     path(PREFIX, include(router.urls)),
+    # Pages. /engines/… is the data plane's.
+    endpoint("engine/new", views.new_engine, "new-engine"),
+    endpoint("engine/fit", fit_page.verdict, "fit-page"),
+    endpoint(_PAGE, views.engine_page, "engine-page"),
+    endpoint(f"{_PAGE}/share", views.share_engine, "share-engine"),
+    endpoint(f"{_PAGE}/keep", views.keep_engine, "keep-engine"),
+    endpoint(f"{_PAGE}/wake", views.wake_engine, "wake-engine"),
+    endpoint(f"{_PAGE}/stop", views.stop_engine, "stop-engine"),
+    endpoint("cards", views.cards_fragment, "cards"),
+    endpoint("cards/events", views.cards_events, "cards-events"),
 ]

@@ -1,11 +1,12 @@
-"""`/api/v1/engines` and `/api/v1/nodes`: the engines and machines, as resources."""
+"""`/api/v1/engines`: the engines, as resources."""
 
-import platform
 import uuid
 from typing import Any
 
+from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpResponse, StreamingHttpResponse
+from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema, extend_schema_view
 from rest_framework import mixins, status
@@ -13,25 +14,24 @@ from rest_framework.decorators import action
 from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.viewsets import GenericViewSet, ViewSet
+from rest_framework.viewsets import GenericViewSet
 
 from accounts import people
 from accounts.models import User
-from engines import engine_logs, idempotency, log_stream, starting, terminating
-from engines.launchers.choice import chosen_name
-from engines.models import Engine, EngineEvent, Gpu
-from engines.states import FINAL
+from engines import engine_logs, idempotency, log_stream, retrying, sharing, starting, terminating, terms, waking
+from engines.models import Engine, EngineEvent
+from engines.states import COMING_UP, FINAL
 from engines.v1_serializers import (
+    EngineChangeSerializer,
     EngineEventSerializer,
     EngineFilter,
     EngineOrderSerializer,
     EngineResourceSerializer,
+    EngineRetrySerializer,
+    ExtensionSerializer,
     LogQuerySerializer,
-    NodePageSerializer,
-    NodeSerializer,
     validated,
 )
-from vllm_portal.config import get_config
 from vllm_portal.errors import FieldError, NotFound
 from vllm_portal.rest import json_object
 from vllm_portal.v1 import Ordering, Page
@@ -47,8 +47,11 @@ _ENGINE = {
     "cause_code": "",
     "cause": "",
     "advice": "",
+    "change": None,
     "owner": "alice",
     "shared": False,
+    "shared_users": ["bob"],
+    "shared_groups": [],
     "endpoint": f"https://portal.example/engines/{_ID}/v1",
     "task": "generate",
     "max_model_len": 1024,
@@ -63,25 +66,31 @@ _ENGINE = {
     "created_at": "2030-01-01T12:00:00Z",
     "ready_at": None,
     "ended_at": None,
+    "timeline": [
+        {"phase": "queue", "started_at": "2030-01-01T12:00:00Z", "duration_s": 0.4, "detail": ""},
+        {"phase": "boot", "started_at": "2030-01-01T12:00:05Z", "duration_s": 9.0, "detail": ""},
+        {"phase": "load", "started_at": "2030-01-01T12:00:14Z", "duration_s": None, "detail": ""},
+    ],
+    "eta_s": 41.0,
+    "live": None,
+    "lease_ends_at": "2030-01-01T20:00:00Z",
+    "idle_minutes": 60,
+    "wakes": True,
+    "keep_until": None,
+    "idle_since": None,
+    "idle_stop_at": None,
+    "queue": None,
 }
+SHARING = ("shared", "shared_users", "shared_groups")
+_PRIVATE = {"shared": False, "shared_users": [], "shared_groups": []}
 _ONE = OpenApiExample("One engine", _ENGINE, response_only=True)
 
 
-_NODE = {
-    "id": "gpu-box-1",
-    "launcher": "docker",
-    "device": "cuda",
-    "gpus": [
-        {
-            "index": 0,
-            "uuid": "GPU-5c0b1f2e",
-            "name": "NVIDIA H200",
-            "memory_bytes": 150754820096,
-            "engine": "opt-125m-3fa9",
-        }
-    ],
-    "engines": ["opt-125m-3fa9"],
-}
+_IDEMPOTENCY_KEY = OpenApiParameter(
+    "Idempotency-Key",
+    location=OpenApiParameter.HEADER,
+    description="The same key with the same body is, for 24 hours, the same engine; with another: 422.",
+)
 
 
 class _Any(BaseContentNegotiation):
@@ -100,7 +109,7 @@ class _EventPage(Page):
 
 @extend_schema_view(list=extend_schema(examples=[_ONE]), retrieve=extend_schema(examples=[_ONE]))
 class EngineViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericViewSet):
-    """Engines in any state: your own and the shared ones; for admins all. Events and logs: of your own."""
+    """Engines in any state: your own and those shared with you; for admins all. Events and logs: of your own."""
 
     queryset = Engine.objects.none()
     serializer_class = EngineResourceSerializer
@@ -114,7 +123,8 @@ class EngineViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericVie
     def get_queryset(self) -> QuerySet[Engine]:
         reading = self.action in ("list", "retrieve")
         engines = Engine.objects.usable_by if reading else Engine.objects.owned_by
-        return engines(self.request.user).select_related("owner")
+        rows = engines(self.request.user).select_related("owner")
+        return rows.prefetch_related("events", "shared_users", "shared_groups")
 
     def get_object(self) -> Engine:
         engine = self.get_queryset().filter(pk=self.kwargs["pk"]).first() if _is_id(self.kwargs["pk"]) else None
@@ -125,13 +135,7 @@ class EngineViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericVie
     @extend_schema(
         request=EngineOrderSerializer,
         responses={202: EngineResourceSerializer},
-        parameters=[
-            OpenApiParameter(
-                "Idempotency-Key",
-                location=OpenApiParameter.HEADER,
-                description="The same key with the same body is, for 24 hours, the same engine; with another: 422.",
-            )
-        ],
+        parameters=[_IDEMPOTENCY_KEY],
         examples=[
             OpenApiExample("A small model", {"model": "facebook/opt-125m", "max_model_len": 1024}, request_only=True),
             OpenApiExample("Accepted", {**_ENGINE, "state": "QUEUED"}, response_only=True, status_codes=["202"]),
@@ -141,22 +145,78 @@ class EngineViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericVie
         """Starts an engine. The answer is there at once; `Location` says where to see how it comes up."""
         form = EngineOrderSerializer(data=json_object(request.data), context={"request": request})
         form.is_valid(raise_exception=True)
-        key = request.headers.get("idempotency-key")
-        owner = _owner(request, form.validated_data)
-        try:
-            if key is None:
-                engine, again = starting.start(owner, form.order()), False
-            else:
-                engine, again = idempotency.start_once(owner, form.order(), key)
-        except idempotency.OtherBody as error:
-            return Response({"detail": str(error)}, status=status.HTTP_422_UNPROCESSABLE_ENTITY)
-        except FieldError as error:
-            raise form.as_written(error) from None
+        return _start(request, form, _owner(request, form.validated_data))
+
+    @extend_schema(
+        request=EngineRetrySerializer,
+        responses={202: EngineResourceSerializer, 409: OpenApiResponse(description="It has not ended.")},
+        parameters=[_IDEMPOTENCY_KEY],
+        examples=[
+            OpenApiExample("With the change that the engine names", {}, request_only=True),
+            OpenApiExample("With another one", {"max_model_len": 2048}, request_only=True),
+        ],
+        filters=False,
+    )
+    @action(detail=True, methods=["post"], pagination_class=None, filter_backends=[])
+    def retry(self, request: Request, pk: str) -> Response:
+        """Starts an engine that has ended once more, as a new one of the same owner: with the same options, changed by
+        its `change` and by what the body names."""
+        engine = self.get_object()
+        if engine.state not in FINAL:
+            detail = f"The engine is {engine.state}; only one that has ended can be started once more."
+            return Response({"detail": detail}, status=status.HTTP_409_CONFLICT)
+        given = json_object(request.data)
+        form = EngineOrderSerializer(data=retrying.form(engine, given), context={"request": request})
+        form.is_valid(raise_exception=True)
+        return _start(request, form, engine.owner or request.user)
+
+    @extend_schema(
+        request=EngineChangeSerializer,
+        examples=[
+            _ONE,
+            OpenApiExample("With some", {"shared_users": ["bob"], "shared_groups": ["nlp"]}, request_only=True),
+            OpenApiExample("With nobody", _PRIVATE, request_only=True),
+        ],
+    )
+    def partial_update(self, request: Request, pk: str) -> Response:
+        """Changes who may send requests to the engine, which counts from the next request on while an answer that has
+        begun goes on, and how long it may be idle. All else of an engine is as it was started."""
+        given = validated(EngineChangeSerializer, json_object(request.data))
+        engine = self.get_object()
+        shared = {name: given.pop(name) for name in SHARING if name in given}
+        with transaction.atomic():
+            terms.change(engine, timezone.now(), request.user, given)
+            sharing.change(engine, **shared)
+        return Response(EngineResourceSerializer(self.get_object(), context={"request": request}).data)
+
+    @extend_schema(
+        request=ExtensionSerializer,
+        responses={200: EngineResourceSerializer},
+        examples=[_ONE, OpenApiExample("Until tonight", {"hours": 8}, request_only=True)],
+    )
+    @action(detail=True, methods=["post"], filterset_class=None)
+    def extend(self, request: Request, pk: str) -> Response:
+        """Its lease ends so many hours from now."""
+        given = validated(ExtensionSerializer, json_object(request.data))
+        terms.extend(self.get_object(), given["hours"], timezone.now(), request.user)
+        return Response(EngineResourceSerializer(self.get_object(), context={"request": request}).data)
+
+    @extend_schema(
+        request=None,
+        responses={202: EngineResourceSerializer, 409: OpenApiResponse(description="It does not sleep.")},
+        examples=[_ONE],
+        filters=False,
+    )
+    @action(detail=True, methods=["post"], filterset_class=None)
+    def wake(self, request: Request, pk: str) -> Response:
+        """Starts an engine that sleeps, as a request to it would. One that wakes already is no error."""
+        engine = self.get_object()
+        woken = waking.wake(engine, str(request.user))
+        engine = self.get_object()
+        if not woken and engine.state not in COMING_UP:
+            return Response({"detail": f"The engine is {engine.state}."}, status=status.HTTP_409_CONFLICT)
         body = EngineResourceSerializer(engine, context={"request": request}).data
-        headers = {"Location": request.build_absolute_uri(f"/api/v1/engines/{engine.pk}")}
-        if again:
-            headers["Idempotent-Replayed"] = "true"
-        return Response(body, status=status.HTTP_202_ACCEPTED, headers=headers)
+        return Response(body, status=status.HTTP_202_ACCEPTED)
 
     @extend_schema(responses={202: EngineResourceSerializer, 204: None})
     def destroy(self, request: Request, pk: str) -> Response:
@@ -188,6 +248,8 @@ class EngineViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericVie
         wish = validated(LogQuerySerializer, request.query_params)
         engine = self.get_object()
         text = engine_logs.read(engine)
+        if search := wish.get("search", "").casefold():
+            text = "".join(line for line in text.splitlines(keepends=True) if search in line.casefold())
         if tail := wish.get("tail"):
             text = "".join(text.splitlines(keepends=True)[-tail:])
         answer = HttpResponse(text, content_type="text/plain; charset=utf-8")
@@ -218,57 +280,6 @@ class EngineViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericVie
         return answer
 
 
-class NodeViewSet(ViewSet):
-    """The machines that run engines, their GPUs and what holds them."""
-
-    serializer_class = NodeSerializer
-
-    @extend_schema(
-        responses=NodePageSerializer,
-        examples=[
-            OpenApiExample(
-                "A machine with one GPU",
-                {"next": None, "previous": None, "results": [_NODE]},
-                response_only=True,
-            )
-        ],
-    )
-    def list(self, request: Request) -> Response:
-        return Response({"next": None, "previous": None, "results": [_node(request.user)]})
-
-    @extend_schema(responses=NodeSerializer, parameters=[OpenApiParameter("id", str, OpenApiParameter.PATH)])
-    def retrieve(self, request: Request, pk: str) -> Response:
-        node = _node(request.user)
-        if pk != node["id"]:
-            raise NotFound("There is no such node.")
-        return Response(node)
-
-
-def _node(user: User) -> dict[str, Any]:
-    """This machine. GPUs are rows that the worker keeps; whose engine holds one is told to those who may see it."""
-    own = dict(Engine.objects.active().usable_by(user).values_list("pk", "name"))
-    gpus = Gpu.objects.filter(present=True).select_related("lease")
-    launcher = chosen_name()
-    return NodeSerializer(
-        {
-            "id": platform.node() or "localhost",
-            "launcher": launcher,
-            "device": "cpu" if launcher == "simulator" else get_config().device,
-            "gpus": [
-                {
-                    "index": gpu.index,
-                    "uuid": gpu.uuid,
-                    "name": gpu.name,
-                    "memory_bytes": gpu.memory_bytes,
-                    "engine": own.get(gpu.lease.engine_id, "(another user's)") if hasattr(gpu, "lease") else None,
-                }
-                for gpu in gpus
-            ],
-            "engines": sorted(own.values()),
-        }
-    ).data
-
-
 def _is_id(text: str) -> bool:
     try:
         uuid.UUID(text)
@@ -281,3 +292,22 @@ def _owner(request: Request, given: dict[str, Any]) -> User:
     """The caller, or whom an admin names. Raises NoSuchUser."""
     username = given.get("username")
     return people.find(username) if username and username != request.user.username else request.user
+
+
+def _start(request: Request, form: EngineOrderSerializer, owner: User) -> Response:
+    """Of a form that is valid. The same `Idempotency-Key` starts once."""
+    key = request.headers.get("idempotency-key")
+    try:
+        if key is None:
+            engine, again = starting.start(owner, form.order()), False
+        else:
+            engine, again = idempotency.start_once(owner, form.order(), key)
+    except idempotency.OtherBody as error:
+        return Response({"detail": str(error)}, status=status.HTTP_422_UNPROCESSABLE_ENTITY)
+    except FieldError as error:
+        raise form.as_written(error) from None
+    body = EngineResourceSerializer(engine, context={"request": request}).data
+    headers = {"Location": request.build_absolute_uri(f"/api/v1/engines/{engine.pk}")}
+    if again:
+        headers["Idempotent-Replayed"] = "true"
+    return Response(body, status=status.HTTP_202_ACCEPTED, headers=headers)

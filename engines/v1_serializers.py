@@ -1,10 +1,17 @@
 """What `/api/v1/engines` and `/api/v1/nodes` take and give."""
 
+import math
+import uuid
+from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
+from django.utils import timezone
 from django_filters import rest_framework as filters
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from engines import gauges, queueing, sharing, starts, terms
 from engines.models import Engine
 from engines.preflight import Order
 from engines.serializers import EventSerializer, OnBehalfSerializer, OptionalTextField, endpoint_of
@@ -12,6 +19,34 @@ from engines.states import State
 from engines.vllm_command import MAX_MODEL_LEN, MAX_SEED
 from vllm_portal.errors import FieldError
 from vllm_portal.rest import LenientIntegerField, StrictCharField
+
+NAMES_OR_NULL = serializers.ListField(child=serializers.CharField(), allow_null=True)
+
+
+class NamesField(serializers.ListField):
+    """Names, each counted once."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(child=StrictCharField(max_length=150), max_length=1000, **options)
+
+    def to_internal_value(self, data: Any) -> list[str]:
+        return list(dict.fromkeys(super().to_internal_value(data)))
+
+
+class LeaseHoursField(serializers.FloatField):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_null=True, min_value=0.01, max_value=24 * 3660, **{"required": False, **options})
+
+    def to_internal_value(self, data: Any) -> float:
+        hours = super().to_internal_value(data)
+        if not math.isfinite(hours):
+            self.fail("invalid")
+        return hours
+
+
+class IdleMinutesField(LenientIntegerField):
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_null=True, min_value=1, max_value=1_000_000, **{"required": False, **options})
 
 
 class EngineOrderSerializer(OnBehalfSerializer):
@@ -32,6 +67,13 @@ class EngineOrderSerializer(OnBehalfSerializer):
     tokenizer = OptionalTextField(unset=("auto", "None"), trim_whitespace=False, max_length=300)
     quantization = OptionalTextField(unset=("auto", "None"), trim_whitespace=False, max_length=40)
     shared = serializers.BooleanField(default=False, help_text="Every user may send requests to the engine.")
+    shared_users = NamesField(default=list, help_text="Names of users who may send requests to it.")
+    shared_groups = NamesField(default=list, help_text="Names of groups whose members may.")
+    lease_hours = LeaseHoursField(default=None, help_text="How long it may run, from its place on. Missing: settings.")
+    idle_minutes = IdleMinutesField(default=None, help_text="Stopped after so long without a request.")
+    wakes = serializers.BooleanField(
+        default=True, help_text="Stopped for that it sleeps, until a request wakes it; false: it ends."
+    )
 
     def order(self) -> Order:
         given = self.validated_data
@@ -44,6 +86,11 @@ class EngineOrderSerializer(OnBehalfSerializer):
             tokenizer=given["tokenizer"] or "",
             quantization=given["quantization"] or "",
             shared=given["shared"],
+            shared_users=tuple(given["shared_users"]),
+            shared_groups=tuple(given["shared_groups"]),
+            lease_hours=given["lease_hours"],
+            idle_minutes=given["idle_minutes"],
+            wakes=given["wakes"],
         )
 
     def as_written(self, error: FieldError) -> FieldError:
@@ -53,27 +100,137 @@ class EngineOrderSerializer(OnBehalfSerializer):
         return FieldError(error.field.lower(), str(error))
 
 
+class EngineRetrySerializer(EngineOrderSerializer):
+    """What is to be other than it was. Missing: as the engine's `change` says, else as it was."""
+
+    model = None
+
+
+class SharingSerializer(serializers.Serializer):
+    """Who may send requests to an engine. What is missing stays; a list takes the place of the one before."""
+
+    shared = serializers.BooleanField(required=False, help_text="Every user.")
+    shared_users = NamesField(required=False, help_text="These users, by name.")
+    shared_groups = NamesField(required=False, help_text="The members of these groups, by name.")
+
+
+class EngineChangeSerializer(SharingSerializer):
+    """What may be changed of an engine that there is. What is missing stays."""
+
+    idle_minutes = IdleMinutesField(help_text="Stopped after so long without a request; null: as the settings say.")
+    wakes = serializers.BooleanField(required=False, help_text="Stopped for that it sleeps, until a request wakes it.")
+    keep_until = serializers.DateTimeField(
+        required=False, allow_null=True, help_text="Until then it is not stopped for being idle."
+    )
+
+
+class ExtensionSerializer(serializers.Serializer):
+    hours = LeaseHoursField(default=None, help_text="From now on. Missing: as many as a new engine gets.")
+
+
+class StepSerializer(serializers.Serializer):
+    """A phase of a start."""
+
+    phase = serializers.CharField(
+        help_text="queue, pull, start, boot, configure, core, download, load, compile, kv_cache, graphs, listen, ready."
+    )
+    started_at = serializers.DateTimeField()
+    duration_s = serializers.FloatField(allow_null=True, help_text="null: it goes on.")
+    detail = serializers.CharField()
+
+
+class GaugesSerializer(serializers.Serializer):
+    """How busy an engine was at the last look, a few seconds ago. Rates are null at the first look."""
+
+    running = serializers.IntegerField(help_text="Requests that it works on.")
+    waiting = serializers.IntegerField(help_text="Requests in its own line.")
+    kv_cache_use = serializers.FloatField(allow_null=True, help_text="0 to 1.")
+    prompt_tokens_per_s = serializers.FloatField(allow_null=True)
+    generated_tokens_per_s = serializers.FloatField(allow_null=True)
+
+
+class QueueSerializer(serializers.Serializer):
+    """Where an engine stands that waits for GPUs; `detail` says what it waits for."""
+
+    position = serializers.IntegerField(help_text="1: it is next.")
+    expected_at = serializers.DateTimeField(allow_null=True, help_text="By the leases of others; null: nobody knows.")
+
+
 class EngineResourceSerializer(serializers.ModelSerializer):
     """An engine in any state. Needs `request` in its context, for the URL."""
 
     owner = serializers.CharField(source="owner.username", default="", help_text="Name of the user; empty: removed.")
     container_id = serializers.CharField(source="public_container_id")
     max_model_len = serializers.SerializerMethodField(help_text="As served, else as asked for; null: not known yet.")
+    timeline = serializers.SerializerMethodField()
+    eta_s = serializers.SerializerMethodField(
+        help_text="Seconds until it is ready, from earlier starts; null: unknown."
+    )
+    queue = serializers.SerializerMethodField(help_text="null: it waits for no GPU.")
+    idle_since = serializers.SerializerMethodField(help_text="Its last request's end; null: not ready.")
+    idle_stop_at = serializers.SerializerMethodField(help_text="When it is stopped if nobody asks it; null: never.")
+    live = serializers.SerializerMethodField(help_text="How busy it is; null: not ready, or it has not told lately.")
+    shared_users = serializers.SerializerMethodField(help_text="null: not yours to know.")
+    shared_groups = serializers.SerializerMethodField(help_text="null: not yours to know.")
     endpoint = serializers.SerializerMethodField(help_text="For any OpenAI client, with the portal's own key.")
 
     class Meta:
         model = Engine
         fields = [
-            "id", "name", "model", "state", "state_since", "detail", "cause_code", "cause", "advice", "owner",
-            "shared", "endpoint", "task", "max_model_len", "tensor_parallel_size", "seed", "tokenizer",
-            "quantization", "launcher", "device", "image", "container_id", "created_at", "ready_at", "ended_at",
+            "id", "name", "model", "state", "state_since", "detail", "cause_code", "cause", "advice", "change", "owner",
+            "shared", "shared_users", "shared_groups", "endpoint", "task", "max_model_len", "tensor_parallel_size",
+            "seed", "tokenizer", "quantization", "launcher", "device", "image", "container_id", "created_at",
+            "ready_at", "ended_at", "timeline", "eta_s", "live", "lease_ends_at", "idle_minutes", "keep_until",
+            "wakes", "idle_since", "idle_stop_at", "queue",
         ]  # fmt: skip
 
     def get_max_model_len(self, engine: Engine) -> int | None:
         return engine.served_max_model_len or engine.max_model_len
 
+    def get_idle_since(self, engine: Engine) -> datetime | None:
+        return terms.idle_since(engine)
+
+    def get_idle_stop_at(self, engine: Engine) -> datetime | None:
+        return terms.idle_stop_at(engine)
+
     def get_endpoint(self, engine: Engine) -> str:
         return endpoint_of(engine, self.context["request"]).removesuffix("/completions")
+
+    @extend_schema_field(NAMES_OR_NULL)
+    def get_shared_users(self, engine: Engine) -> list[str] | None:
+        return self._told(engine, "shared_users")
+
+    @extend_schema_field(NAMES_OR_NULL)
+    def get_shared_groups(self, engine: Engine) -> list[str] | None:
+        return self._told(engine, "shared_groups")
+
+    def _told(self, engine: Engine, name: str) -> list[str] | None:
+        """To who may change it."""
+        user = self.context["request"].user
+        return sharing.names(engine)[name] if user.is_admin or user.pk == engine.owner_id else None
+
+    @extend_schema_field(StepSerializer(many=True))
+    def get_timeline(self, engine: Engine) -> Any:
+        return StepSerializer(starts.timeline(engine), many=True).data
+
+    @extend_schema_field(GaugesSerializer(allow_null=True))
+    def get_live(self, engine: Engine) -> Any:
+        told = self._of_all("gauges", gauges.of).get(engine.pk)
+        return None if told is None else GaugesSerializer(told).data
+
+    @extend_schema_field(QueueSerializer(allow_null=True))
+    def get_queue(self, engine: Engine) -> Any:
+        place = self._of_all("queue", lambda engines: queueing.of(engines, timezone.now())).get(engine.pk)
+        return None if place is None else QueueSerializer(place).data
+
+    def _of_all(self, name: str, read: Callable[[list[Engine]], dict[uuid.UUID, Any]]) -> dict[uuid.UUID, Any]:
+        """What is read of all engines that are shown at once."""
+        if name not in self.context:
+            self.context[name] = read([self.instance] if self.parent is None else list(self.parent.instance))
+        return self.context[name]
+
+    def get_eta_s(self, engine: Engine) -> float | None:
+        return starts.eta_s(engine, timezone.now())
 
 
 class EngineEventSerializer(EventSerializer):
@@ -92,6 +249,9 @@ class EngineFilter(filters.FilterSet):
 
 class LogQuerySerializer(serializers.Serializer):
     tail = serializers.IntegerField(required=False, min_value=1, max_value=100_000, help_text="Only the last lines.")
+    search = serializers.CharField(
+        required=False, max_length=200, trim_whitespace=False, help_text="Only lines with this text, in any case."
+    )
     download = serializers.BooleanField(required=False, default=False, help_text="As a file.")
 
 
@@ -100,6 +260,10 @@ class GpuSerializer(serializers.Serializer):
     uuid = serializers.CharField()
     name = serializers.CharField()
     memory_bytes = serializers.IntegerField()
+    memory_used_bytes = serializers.IntegerField(allow_null=True, help_text="null, as below: it does not say.")
+    utilization_percent = serializers.IntegerField(allow_null=True, help_text="Of the last moment's time.")
+    temperature_c = serializers.IntegerField(allow_null=True)
+    foreign_memory_bytes = serializers.IntegerField(help_text="Held by programs that are no engines.")
     engine = serializers.CharField(allow_null=True, help_text="Name of the engine that holds it; null: free.")
 
 

@@ -11,23 +11,33 @@ cannot be had, nothing is let through.
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import msgspec
-
-from inference.asking import Asking, Reservation, Verdict, ignore
+from inference.asking import Asking, Reservation, Verdict, Wish, ignore
 from inference.errors import ApiError
-from inference.ledger_link import LedgerAway, LedgerLink
+from inference.journal import Journal
+from inference.ledger_link import LedgerAway, LedgerLink, encoded
 from inference.routing import Caller
 from inference.waiting import WaitingRoom
 from vllm_portal.log import new_id
 
 logger = logging.getLogger(__name__)
-KEEP_S = 10.0  # more than a record waits for the database
-KEPT = 20_000
-_encode = msgspec.json.encode
+KEEP_MS = 10_000  # more than a record waits for the database
+SETTLE = 10  # arguments of that operation
+
+# Operations as Redis reads them. A number of fixed width needs no length of its own.
+_NUMBER = b"$17\r\n%017d\r\n"
+_TEXT = b"$%d\r\n%b\r\n"
+_ADMIT = b"$5\r\nadmit\r\n%b" + _TEXT + 5 * _NUMBER + b"$%d\r\n%b}\r\n"
+_SETTLE = b"$6\r\nsettle\r\n%b" + _TEXT + 4 * _NUMBER + 2 * _TEXT
+_RECORD = (
+    b'%b,"prompt_tokens":%d,"generated_tokens":%d,"cached_tokens":%d,"outcome":"%b","exact":%b,'
+    b'"first_token_ms":%b,"duration_ms":%d%b}'
+)
+_RESERVED = b',"reserved_tokens":%d'
+_WHOLE = ("completed", "refused")
+_JSON = {True: b"true", False: b"false"}
 
 
 class Admission:
@@ -40,22 +50,23 @@ class Admission:
         lease_s: float,
         wait_s: float = 0.0,
         most_waiting: int = 100,
+        journal: Journal | None = None,
     ) -> None:
         """`load` puts a subject's counters into Redis when they are not there; it may raise ApiError. `wait_s`: how
-        long a request waits for what the user's others hold."""
+        long a request waits for what the user's others hold. `journal`: where settlements outlive this process."""
         self.link = link
         self._loop = asyncio.get_running_loop()
         self.room = WaitingRoom(self._loop, wait_s, most_waiting)
-        self._month = b"0"
+        self.journal = Journal() if journal is None else journal
+        self._lease_ms = b"%d" % int(lease_s * 1000)
         self._set_clock()
         self._load = load
         self._loading: set[asyncio.Task[None]] = set()
-        self._lease_ms = b"%d" % int(lease_s * 1000)
-        self._open: dict[str, Reservation] = {}
-        self._unsettled: list[tuple[bytes, ...]] = []
-        self._late: deque[tuple[float, int, tuple[bytes, ...]]] = deque(maxlen=KEPT)
-        """Settlements of the last KEEP_S: when, whose, what."""
+        self._open: dict[bytes, Reservation] = {}
+        self._unsettled: list[bytes] = []
         self._touched: set[int] = set()
+        self._doubtful: list[bytes] = []
+        """Requests that may be open in the ledger, and whose askers were told that it is away."""
         link.on_return = self._repeat
         self._settling = 0
 
@@ -68,7 +79,7 @@ class Admission:
 
     def _set_clock(self) -> None:
         self._wall_ms = self._wall_offset_ms()
-        self._month = time.strftime("%Y%m", time.gmtime()).encode()
+        self.link.header = self.journal.process.encode(), self._lease_ms, time.strftime("%Y%m", time.gmtime()).encode()
 
     def now_ms(self) -> int:
         """Unix time in ms, from the loop's clock: set right at each tick."""
@@ -82,24 +93,22 @@ class Admission:
         prompt_tokens: int,
         generated_tokens: int,
         step: int = 1,
-        meta: dict[str, Any],
+        slice_tokens: int = 0,
+        about: bytes,
     ) -> Asking:
         """Holds prompt_tokens and up to generated_tokens (a multiple of `step`, the number of answers; 0: the request
-        generates nothing). `done` gets the Reservation, or InvalidKey, PromptTooLarge, LimitReached, TryLater; never
-        within this call."""
-        request_id = new_id()
-        meta = {"request_id": request_id, "user_id": caller.user_id, **meta}
-        key = b""
-        if caller.key_id is not None:
-            key = b"k%d" % caller.key_id
-            meta["key_id"] = caller.key_id
-        operation = (
-            b"admit", request_id.encode(), b"%d" % caller.user_id, b"%d" % caller.token_version, caller.session, key,
-            b"%d" % caller.key_version, b"%d" % prompt_tokens, b"%d" % generated_tokens,
-            b"%d" % (step if generated_tokens else 0), b"%d" % step, self._lease_ms, self._month,
-            _encode(meta),
+        generates nothing). With `slice_tokens`, no more than those are held where generated_tokens would be a large
+        part of what is left; `extend` asks for more. `about`: what the record says of the engine, as members of a JSON
+        object. `done` gets the Reservation, or InvalidKey, PromptTooLarge, LimitReached, TryLater; never within this
+        call."""
+        request_id = new_id().encode()
+        meta = b'{"request_id":"%b",%b,%b,"started_ms":%d' % (request_id, caller.about, about, self.now_ms())
+        least = step if generated_tokens else 0
+        operation = _ADMIT % (
+            caller.rights, len(request_id), request_id, prompt_tokens, generated_tokens, least, step, slice_tokens,
+            len(meta) + 1, meta,
         )  # fmt: skip
-        asking = Asking(self, operation, prompt_tokens, meta, done)
+        asking = Asking(self, Wish(caller, request_id, meta, prompt_tokens, least), operation, done)
         if self.room.is_line(asking.place):
             if not self.room.stay(asking):
                 self._loop.call_soon(asking.expire)
@@ -122,20 +131,41 @@ class Admission:
             raise answer
         return answer
 
-    def opened(self, meta: dict[str, Any], prompt_tokens: int, answer: list[Any]) -> Reservation:
+    def opened(self, wish: Wish, answer: list[Any]) -> Reservation:
         """For Asking: what was granted is open from now on, and checkpointed until it is settled."""
-        _, granted, *rates = answer
-        now = self._loop.time()
-        reservation = Reservation(meta["request_id"], prompt_tokens, granted, meta, now, tuple(rates))
-        self._open[reservation.request_id] = reservation
+        caller, request_id, meta, prompt_tokens, _ = wish
+        _, granted, *rates, holds = answer
+        reservation = Reservation(caller, request_id, meta, prompt_tokens, granted, self._loop.time(), rates, holds)
+        self._open[request_id] = reservation
         return reservation
+
+    def extend(self, reservation: Reservation, tokens: int, done: Callable[[int | None], None]) -> None:
+        """Holds up to so many generated tokens more. `done` gets how many: 0 where none are free, None where the ledger
+        is away."""
+
+        def landed(answer: Any) -> None:
+            if isinstance(answer, LedgerAway):
+                done(None)
+                return
+            granted, holds = answer
+            if granted:
+                reservation.generated_tokens += granted
+                reservation.holds = holds
+            if not reservation.settled:
+                done(granted)
+
+        reservation.extended = True
+        self.link.call(landed, b"extend", reservation.request_id, b"%d" % tokens, b"1")
+
+    def later(self, seconds: float, work: Callable[[], None]) -> None:
+        self._loop.call_later(seconds, work)
 
     def withdraw(self, reservation: Reservation) -> None:
         """Gives back what was reserved for a request that was never forwarded. No record."""
         reservation.settled = True
         self._open.pop(reservation.request_id, None)
-        self.link.call(ignore, b"cancel", reservation.request_id.encode())
-        self.room.wake(reservation.meta["user_id"])
+        self.link.call(ignore, b"cancel", reservation.request_id)
+        self.room.wake(reservation.caller.user_id)
 
     def load(self, subject: str, done: Callable[[ApiError | None], None]) -> None:
         """For Asking: loads a subject's counters, then tells."""
@@ -163,74 +193,80 @@ class Admission:
         exact: bool,
         first_token_ms: int | None = None,
     ) -> None:
-        """Charges and releases, at once and exactly once; a second call does nothing. Never raises: when the ledger is
-        away the settlement is kept and sent again."""
+        """Charges and releases, exactly once; a second call does nothing. Never raises: when the ledger is away the
+        settlement is kept and sent again. After this call it is in the journal: it outlives this process."""
         if reservation.settled:
             return
         reservation.settled = True
         self._open.pop(reservation.request_id, None)
-        elapsed_s = self._loop.time() - reservation.started
-        record = {
-            **reservation.meta,
-            "prompt_tokens": prompt_tokens,
-            "generated_tokens": generated_tokens,
-            "cached_tokens": cached_tokens,
-            "outcome": outcome,
-            "exact": exact,
-            "first_token_ms": first_token_ms,
-            "duration_ms": int(elapsed_s * 1000),
-        }
-        self._send_settlement(
-            (
-                b"settle",
-                reservation.request_id.encode(),
-                b"%d" % prompt_tokens,
-                b"%d" % generated_tokens,
-                _encode(record),
-            ),
-            reservation.meta["user_id"],
-        )
-        self.room.wake(reservation.meta["user_id"])  # asks after this settlement, in the same call
+        caller, request_id = reservation.caller, reservation.request_id
+        now = self._loop.time()
+        record = _RECORD % (
+            reservation.meta, prompt_tokens, generated_tokens, cached_tokens, outcome.encode(), _JSON[exact],
+            b"null" if first_token_ms is None else b"%d" % first_token_ms, (now - reservation.started) * 1000,
+            b"" if exact and outcome in _WHOLE else _RESERVED % reservation.generated_tokens,
+        )  # fmt: skip
+        held = -1 if reservation.extended else reservation.generated_tokens
+        operation = _SETTLE % (
+            caller.payers, len(request_id), request_id, reservation.prompt_tokens, held, prompt_tokens,
+            generated_tokens, len(reservation.holds), reservation.holds, len(record), record,
+        )  # fmt: skip
+        self.journal.append(int(now * 1000 + self._wall_ms), caller.user_id, operation)
+        self._send_settlement(operation)
+        self.room.wake(caller.user_id)  # asks after this settlement, in the same call
 
     def _repeat(self) -> None:
         """The ledger was away. A Redis that crashed has lost up to its last second, one without a disk everything: what
         is open is opened again if it is not, and what was settled lately is written again. Records that come twice are
         written once; counters that they were added to twice are loaded anew (`recount`)."""
+        doubtful, self._doubtful = self._doubtful, []
+        for request_id in doubtful:
+            self.link.call(ignore, b"cancel", request_id)
         for reservation in self._open.values():
-            key = reservation.meta.get("key_id")
-            self._touched.add(reservation.meta["user_id"])
-            self.link.call(
-                ignore, b"reopen", reservation.request_id.encode(), b"%d" % reservation.meta["user_id"],
-                b"" if key is None else b"k%d" % key, b"%d" % reservation.prompt_tokens,
-                b"%d" % reservation.generated_tokens, self._lease_ms, _encode(reservation.meta),
-            )  # fmt: skip
-        after = self._loop.time() - KEEP_S
-        for when, user_id, operation in self._late:
-            if when > after:
-                self._touched.add(user_id)
-                self.link.call(ignore, *operation)
+            self._touched.add(reservation.caller.user_id)
+            self._reopen(reservation)
+        for _, user_id, operation in self.journal.since(self.now_ms() - KEEP_MS):
+            self._touched.add(user_id)
+            self.link.send(ignore, SETTLE, operation)
+
+    def _reopen(self, reservation: Reservation) -> None:
+        def landed(answer: Any) -> None:
+            if answer == 1:  # its windows are lost with the rest, or counted anew from the records
+                reservation.holds = b""
+
+        held = b"%d" % reservation.prompt_tokens, b"%d" % reservation.generated_tokens
+        parts = encoded(reservation.request_id, *held, reservation.meta + b"}")
+        self.link.send(landed, 7, b"$6\r\nreopen\r\n" + reservation.caller.payers + parts)
 
     def recount(self) -> set[int]:
         """Users whose live counters may hold something twice, each told once."""
         touched, self._touched = self._touched, set()
         return touched
 
-    def _send_settlement(self, operation: tuple[bytes, ...], user_id: int | None = None) -> None:
-        if user_id is not None:
-            self._late.append((self._loop.time(), user_id, operation))
+    def doubt_request(self, request_id: bytes) -> None:
+        """For Asking: nobody knows whether it was granted. It is given back when the ledger is there again."""
+        self._doubtful.append(request_id)
 
+    def doubt(self, user_id: int) -> None:
+        """The user's live counters could not be loaded anew: `recount` tells the user again."""
+        self._touched.add(user_id)
+
+    def _send_settlement(self, operation: bytes) -> None:
         def landed(answer: Any) -> None:
             self._settling -= 1
             if isinstance(answer, LedgerAway):
                 self._unsettled.append(operation)
 
         self._settling += 1
-        self.link.call(landed, *operation)
+        self.link.send_along(landed, SETTLE, operation)
 
     async def tick(self) -> None:
-        """Once a second: sends settlements that did not get through, checkpoints what is open, renews its lease."""
+        """Once a second: sends settlements that did not get through, says that this process lives, and what is open has
+        cost so far."""
         self._set_clock()
         self._resend()
+        if self._open:
+            self.link.call(ignore, b"alive")
         for reservation in list(self._open.values()):
             self._checkpoint(reservation)
 
@@ -242,18 +278,21 @@ class Admission:
     def _checkpoint(self, reservation: Reservation) -> None:
         def landed(answer: Any) -> None:
             if answer == 0 and not reservation.settled:
-                logger.warning("request %s was settled by the reaper while it ran", reservation.request_id)
+                logger.warning("request %s was settled by the reaper while it ran", reservation.request_id.decode())
 
-        prompt, generated = reservation.seen()
+        seen = reservation.seen()
+        if seen == reservation.checkpoint:
+            return
+        reservation.checkpoint = seen
+        prompt, generated = seen
         generated = min(generated, reservation.generated_tokens)
-        self.link.call(
-            landed, b"checkpoint", reservation.request_id.encode(), b"%d" % prompt, b"%d" % generated, self._lease_ms
-        )
+        self.link.call(landed, b"checkpoint", reservation.request_id, b"%d" % prompt, b"%d" % generated)
 
     async def reap(self) -> None:
-        """Settles requests whose process died."""
+        """Settles requests whose process died: at once where that is known, else once it was silent for a lease, and
+        for another after somebody noticed. It may only have had no Redis to talk to."""
         try:
-            while await self.link.ask(b"reap", b"100") == 100:
+            while await self.link.ask(b"reap", b"100", self._lease_ms) == 100:
                 pass
         except LedgerAway:
             return

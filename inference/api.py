@@ -17,7 +17,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from accounts.models import ApiKey
+from accounts.models import ApiKey, User
 from inference import chat, conversations
 from inference.errors import ApiError
 from inference.gateway import gateway
@@ -30,7 +30,7 @@ from vllm_portal.config import get_config
 
 class LlmRequestView(APIView):
     """Sends a prompt to an engine. With `memory` the conversation's earlier turns are sent along, and prompt and
-    answer are stored together once the answer is complete."""
+    answer are stored together once the answer is complete; your first conversation begins with that."""
 
     scope = "inference"
 
@@ -52,24 +52,25 @@ class LlmRequestView(APIView):
         wish = form.validated_data
         conversation, history = None, []
         if wish["memory"]:
-            conversation = conversations.find(request.user, wish["conversation_number"], timezone.now())
-            history = conversations.turns(conversation)
+            conversation = conversations.find(request.user, wish["conversation_number"])
+            history = conversations.turns(conversation) if conversation else []
         caller = _caller(request)
+        prompt = _prompt(wish, conversation, history)
         _release_database()
         if wish["stream"]:
-            return _streamed(request, caller, wish, conversation, history)
+            return _streamed(request, caller, wish, conversation, prompt)
         try:
-            text = async_to_sync(_answer)(caller, wish, history)
+            text = async_to_sync(_answer)(caller, wish, prompt)
         except ApiError as error:
             raise _translate(error) from None
-        if conversation:
-            conversations.add_turn(conversation, wish["prompt"], text, timezone.now())
+        if wish["memory"]:
+            conversations.remember(request.user, conversation, wish["prompt"], text, timezone.now())
         return Response({"username": request.user.username, "data": text})
 
 
 def _caller(request: Request) -> Caller:
     user = request.user
-    caller = Caller(user.pk, user.username, user.is_admin, user.token_version, expires_at=0)
+    caller = Caller(user.pk, user.username, user.is_admin, user.token_version, expires_at=0, weight=user.weight)
     key = request.auth
     if not isinstance(key, ApiKey):
         return caller
@@ -83,18 +84,20 @@ def _release_database() -> None:
         connection.close()
 
 
-def _store(conversation: Conversation, prompt: str, answer: str) -> None:
+def _store(user: User, conversation: Conversation | None, prompt: str, answer: str) -> None:
     """In a thread of a pool, where nobody else gives the connection back."""
     try:
-        conversations.add_turn(conversation, prompt, answer, timezone.now())
+        conversations.remember(user, conversation, prompt, answer, timezone.now())
     finally:
         connection.close()
 
 
-def _prompt(wish: dict[str, Any], history: list[Turn]) -> chat.Prompt:
+def _prompt(wish: dict[str, Any], conversation: Conversation | None, history: list[Turn]) -> chat.Prompt:
     config = get_config()
     return chat.Prompt(
         text=wish["prompt"],
+        conversation=str(conversation.conversation_id) if conversation else "",
+        model=None if wish["inference_endpoint"] else wish["model"] or None,
         system=wish.get("system", config.llm_system_prompt),
         history=history,
         temperature=wish.get("temperature", config.llm_temperature),
@@ -103,22 +106,22 @@ def _prompt(wish: dict[str, Any], history: list[Turn]) -> chat.Prompt:
     )
 
 
-async def _answer(caller: Caller, wish: dict[str, Any], history: list[Turn]) -> str:
+async def _answer(caller: Caller, wish: dict[str, Any], prompt: chat.Prompt) -> str:
     plane = await gateway()
-    route = await chat.find_engine(plane, caller, wish["inference_endpoint"], wish["model"])
-    return await chat.answer(plane, caller, route, _prompt(wish, history))
+    route = await chat.find_engine(plane, caller, wish["inference_endpoint"], wish["model"], prompt)
+    return await chat.answer(plane, caller, route, prompt)
 
 
 def _streamed(
-    request: Request, caller: Caller, wish: dict[str, Any], conversation: Conversation | None, history: list[Turn]
+    request: Request, caller: Caller, wish: dict[str, Any], conversation: Conversation | None, prompt: chat.Prompt
 ) -> StreamingHttpResponse:
     """Events `data: {"username", "data": "<next piece>"}`, then `data: [DONE]`. The first piece is waited for, so that
     a refusal is a plain answer with its own status."""
 
     async def begin() -> tuple[AsyncIterator[str], str | None]:
         plane = await gateway()
-        route = await chat.find_engine(plane, caller, wish["inference_endpoint"], wish["model"])
-        pieces = chat.stream(plane, caller, route, _prompt(wish, history))
+        route = await chat.find_engine(plane, caller, wish["inference_endpoint"], wish["model"], prompt)
+        pieces = chat.stream(plane, caller, route, prompt)
         return pieces, await anext(pieces, None)
 
     async def events(pieces: AsyncIterator[str], first: str | None) -> AsyncIterator[bytes]:
@@ -132,8 +135,9 @@ def _streamed(
         except ApiError as error:
             yield _event({"detail": error.message})
         else:
-            if conversation:
-                await sync_to_async(_store, thread_sensitive=False)(conversation, wish["prompt"], text)
+            if wish["memory"]:
+                store = sync_to_async(_store, thread_sensitive=False)
+                await store(request.user, conversation, wish["prompt"], text)
         finally:
             await pieces.aclose()  # type: ignore[attr-defined]
         yield b"data: [DONE]\n\n"

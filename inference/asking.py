@@ -2,16 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from inference.errors import ApiError
-from inference.ledger_link import LedgerAway
+from inference.ledger_link import LedgerAway, NotSent
 from inference.limits import away, queue_full, refusal
+from inference.routing import Caller
 from inference.waiting import Place
 
 if TYPE_CHECKING:
     from inference.admission import Admission
 
+ADMIT = 13  # arguments of that operation
 LOADS = 4  # attempts to load counters (a user's, a key's) before giving up; one each should do
 
 
@@ -23,20 +25,38 @@ def _nothing() -> tuple[int, int]:
 class Reservation:
     """An open request. `prompt_tokens` and `generated_tokens` are what it holds of the limits."""
 
-    request_id: str
+    caller: Caller
+    request_id: bytes
+    meta: bytes
+    """The beginning of its record: a JSON object without its end."""
     prompt_tokens: int
     generated_tokens: int
-    meta: dict[str, Any]
     started: float
     """Event-loop time, seconds."""
-    rates: tuple[Any, ...] = ()
+    rates: list[Any]
     """Requests limit (-1: none) and remaining, tokens limit and remaining, and that limit's window."""
+    holds: bytes = b""
+    """The windows and numbers at once that it counts in, as the ledger names them."""
     seen: Callable[[], tuple[int, int]] = _nothing
-    """The engine's latest counts, prompt and generated: the checkpoint."""
+    """The engine's latest counts, prompt and generated."""
+    checkpoint: tuple[int, int] = (0, 0)
+    """What the ledger was told of them last: what is charged if this process dies."""
+    extended: bool = False
+    """More was asked for, which it may hold without knowing it yet."""
     settled: bool = False
 
 
 Verdict = Callable[["Reservation | ApiError"], None]
+
+
+class Wish(NamedTuple):
+    """What is asked for. `least`: the fewest generated tokens that are worth a start."""
+
+    caller: Caller
+    request_id: bytes
+    meta: bytes
+    prompt_tokens: int
+    least: int
 
 
 class Asking:
@@ -44,22 +64,18 @@ class Asking:
     and `done` is not called."""
 
     __slots__ = (
-        "_admission", "_cancelled", "_done", "_last", "_loads", "_meta", "_operation", "_prompt_tokens", "deadline",
-        "in_flight", "place",
+        "_admission", "_cancelled", "_done", "_last", "_loads", "_operation", "_wish", "deadline", "in_flight", "place",
     )  # fmt: skip
 
-    def __init__(
-        self, admission: "Admission", operation: tuple[bytes, ...], prompt_tokens: int, meta: dict, done: Verdict
-    ) -> None:
+    def __init__(self, admission: "Admission", wish: Wish, operation: bytes, done: Verdict) -> None:
         self._admission = admission
+        self._wish = wish
         self._operation = operation
-        self._prompt_tokens = prompt_tokens
-        self._meta = meta
         self._done = done
         self._loads = 0
         self._cancelled = False
         self._last: ApiError | None = None
-        self.place: Place = meta["user_id"], meta.get("key_id")
+        self.place: Place = wish.caller.user_id, wish.caller.key_id
         self.in_flight = False
         self.deadline = 0.0
 
@@ -69,7 +85,7 @@ class Asking:
 
     def ask(self) -> None:
         self.in_flight = True
-        self._admission.link.call(self._landed, *self._operation)
+        self._admission.link.send(self._landed, ADMIT, self._operation)
 
     def expire(self) -> None:
         """It has waited for too long, or there is no room to wait in."""
@@ -78,13 +94,15 @@ class Asking:
     def _landed(self, answer: Any) -> None:
         self.in_flight = False
         if isinstance(answer, LedgerAway):
+            if not isinstance(answer, NotSent):
+                self._admission.doubt_request(self._wish.request_id)
             self._finish(away())
         elif answer[0] == b"ok":
             if self._cancelled:
-                self._admission.link.call(ignore, b"cancel", self._operation[1])
+                self._admission.link.call(ignore, b"cancel", self._wish.request_id)
                 return
             self._admission.room.leave(self)
-            self._done(self._admission.opened(self._meta, self._prompt_tokens, answer))
+            self._done(self._admission.opened(self._wish, answer))
         elif self._cancelled:
             return
         elif answer[0] == b"absent":
@@ -93,7 +111,8 @@ class Asking:
             self._refused(answer)
 
     def _refused(self, answer: list[Any]) -> None:
-        error, passes = refusal(answer, self._prompt_tokens, int(self._operation[9]), self._admission.now_ms() // 1000)
+        wish = self._wish
+        error, passes = refusal(answer, wish.prompt_tokens, wish.least, self._admission.now_ms() // 1000)
         self._last = error
         if not passes or not self._admission.room.stay(self):
             self._finish(error)

@@ -9,16 +9,22 @@ from typing import Any
 
 import msgspec
 
+from inference import affinity
 from inference.errors import InvalidRequest
 from inference.media import holds_media
 
 Raw = msgspec.Raw
 _decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 _encode = msgspec.json.encode
+_DECODERS = {kind: msgspec.json.Decoder(kind).decode for kind in (str, int, bool, dict)}
 _NULL = b"null"
 
 MAX_CHOICES = 16
 MOST_TOKENS = 2**31 - 1
+# What engines are compared by (`Body.weight`), and nothing else.
+USUAL_TOKENS = 512  # of an answer whose length the client leaves open
+LONGEST_TOKENS = 2**16  # who asks for more keeps nobody from an engine by it
+MEDIA_TOKENS = 4096  # of a prompt with images and the like, at most: their bytes say little
 # Run code or read memory in the engine, or choose what the portal chooses.
 FORBIDDEN = {
     "chat_template": "The chat template is the model's.",
@@ -50,10 +56,13 @@ class Body:
     max_tokens: int | None = None
     """None: the client left it to the engine, which goes on to the end of the model's context."""
     max_tokens_field: str = "max_tokens"
+    batch: bool = False
+    """It can wait until those are served who wait in front of a screen."""
     choices_per_prompt: int = 1
     prompts: int = 1
     text_only: bool = True
     """The prompt is text in this body, so its bytes bound its tokens; images and the like are not."""
+    generates: bool = False
     known: dict[str, bytes] | None = None
     """What is known of the engine that answers; shared by all its streams."""
 
@@ -63,9 +72,30 @@ class Body:
     def choices(self) -> int:
         return self.choices_per_prompt * self.prompts
 
+    @property
+    def weight(self) -> int:
+        """About how many tokens this costs an engine, 1 or more: a token is some four bytes. To compare engines by;
+        what is reserved and charged is counted otherwise."""
+        prompt = self.size // 4 + 1
+        if not self.text_only:
+            prompt = min(prompt, MEDIA_TOKENS)
+        if not self.generates:
+            return prompt
+        answer = USUAL_TOKENS if self.max_tokens is None else min(self.max_tokens, LONGEST_TOKENS)
+        return prompt + answer * self.choices
+
+    def affinity(self, user_id: int) -> bytes:
+        """As `affinity.of_prompt`; b"" for what generates nothing, and so reads each prompt once."""
+        return affinity.of_prompt(user_id, self.fields) if self.generates else b""
+
     def set(self, key: str, value: Any) -> None:
         """The engine gets this value in place of the client's."""
         self._changes[key] = value
+
+    def leave(self, *keys: str) -> None:
+        """The engine gets the client's own values after all."""
+        for key in keys:
+            self._changes.pop(key, None)
 
     def drop(self, key: str) -> None:
         """The engine does not get this field."""
@@ -83,13 +113,15 @@ class Body:
         if raw is None or bytes(raw) == _NULL:
             return None
         try:
-            return msgspec.json.decode(raw, type=kind)
-        except msgspec.DecodeError:
+            return _DECODERS[kind](raw)
+        except (msgspec.DecodeError, UnicodeDecodeError):
             names = {str: "a string", int: "an integer", bool: "true or false", dict: "an object"}
             raise InvalidRequest(f"{name} must be {names[kind]}.", param=name, code="invalid_type") from None
 
     def number(self, name: str, low: int, high: int) -> int | None:
         """Raises InvalidRequest for what is no integer, or one outside of the range."""
+        if name not in self.fields:
+            return None
         value = self.value(name, int)
         if value is not None and not low <= value <= high:
             raise InvalidRequest(f"{name} must be between {low} and {high}.", param=name, code="invalid_value")
@@ -121,9 +153,8 @@ def read(data: bytes, prompt_fields: tuple[str, ...] = ()) -> Body:
         raise InvalidRequest(f"The body is not a JSON object: {error}", code="invalid_json") from None
     except RecursionError:
         raise InvalidRequest("The body is nested too deeply.", code="invalid_json") from None
-    for name in () if _FORBIDDEN.isdisjoint(fields) else FORBIDDEN:
-        if name in fields and bytes(fields[name]) != _NULL:
-            raise InvalidRequest(f"{name} is not allowed. {FORBIDDEN[name]}", param=name, code="unsupported_parameter")
+    if not _FORBIDDEN.isdisjoint(fields):
+        _refuse_forbidden(fields)
     body = Body(fields, len(data), None)
     body.model = body.value("model", str)
     if "chat_template_kwargs" in fields:
@@ -139,3 +170,9 @@ def read(data: bytes, prompt_fields: tuple[str, ...] = ()) -> Body:
         if raw is not None and holds_media(name, bytes(raw)):
             body.text_only = False
     return body
+
+
+def _refuse_forbidden(fields: dict[str, Raw]) -> None:
+    for name in FORBIDDEN:
+        if name in fields and bytes(fields[name]) != _NULL:
+            raise InvalidRequest(f"{name} is not allowed. {FORBIDDEN[name]}", param=name, code="unsupported_parameter")

@@ -3,10 +3,15 @@
 import hmac
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
+
+import msgspec
 
 from inference.body import Body
 from inference.endpoints.base import Endpoint
+from inference.errors import ApiError
 from inference.routing import Caller, Route
+from inference.upstream import Headers
 from vllm_portal.secret_keys import secret_key
 
 
@@ -19,21 +24,49 @@ class Call:
     endpoint: Endpoint
     body: Body
     request_id: str
+    name: str | None = None
+    """What the engine was found by; None: by its id, or as the only one. No other will do then."""
+
+
+class Client(Protocol):
+    """Where the answer goes: `start` and then `write`, or `answer` or `fail` alone. None of them may raise or call the
+    exchange. A client that cannot take more says `pause` to its exchange, then `resume`; one that leaves, `abandon`."""
+
+    def start(self, status: int, headers: Headers) -> None: ...
+
+    def write(self, data: bytes, more: bool) -> None: ...
+
+    def answer(self, data: bytes, headers: Headers) -> None:
+        """200 and JSON, whole: in the place of `start` and `write`."""
+
+    def fail(self, error: ApiError) -> None: ...
+
+
+def about(call: Call) -> bytes:
+    """What a record says of the engine and what was asked of it, as members of a JSON object."""
+    route, path, streamed = call.route, call.endpoint.path, call.body.stream
+    known = route.about.get((path, streamed))
+    if known is None:
+        told = {"engine_id": route.engine_id, "model": route.model, "path": path, "streamed": streamed}
+        known = route.about[path, streamed] = msgspec.json.encode(told)[1:-1]
+    return known
 
 
 def prepare(call: Call, granted: int) -> None:
     """Makes the body what the engine is to get. `granted`: the generated tokens that are reserved."""
-    call.endpoint.limit(call.body, granted, call.route.max_model_len)
-    if call.body.stream:
-        call.body.known = _known(call.route.engine_id)
-    if call.route.shared and call.endpoint.generates:
-        call.body.set("cache_salt", cache_salt(call.caller.user_id))
+    body, route = call.body, call.route
+    call.endpoint.limit(body, granted, route.max_model_len)
+    if body.model != route.model and body.model != route.name and call.name is not None:
+        body.set("model", route.model)  # an alias: the engine does not know it
+    if body.stream:
+        body.known = route.known
+    if (route.shared or route.users) and call.endpoint.generates:
+        body.set("cache_salt", cache_salt(call.caller.user_id))
 
 
-@lru_cache(maxsize=1_000)
-def _known(engine_id: str) -> dict[str, bytes]:
-    """What an engine's streams have told of it. It is never restarted under the same id."""
-    return {}
+def unprepare(call: Call) -> None:
+    """Takes back what `prepare` did for an engine, before the call goes to another one."""
+    call.body.leave("model", "cache_salt", "min_tokens", call.body.max_tokens_field)
 
 
 @lru_cache(maxsize=10_000)

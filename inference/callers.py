@@ -24,10 +24,11 @@ class Callers:
     def __init__(self, fetch: Callable[[str], Awaitable[Caller]]) -> None:
         self._fetch = fetch
         self._known: dict[bytes, tuple[Caller, float]] = {}
+        self._forgotten = 0
 
-    def known(self, token: bytes) -> Caller | None:
-        """Whose token or key this is, if that has been looked up lately."""
-        found = self._known.get(hashlib.sha256(token).digest())
+    def known(self, digest: bytes) -> Caller | None:
+        """Whose token or key has this SHA-256, if that has been looked up lately."""
+        found = self._known.get(digest)
         return found[0] if found is not None and found[1] > time.time() else None
 
     async def identify(self, authorization: bytes) -> Caller:
@@ -35,18 +36,20 @@ class Callers:
         if authorization[:7].lower() != b"bearer ":
             raise InvalidKey("Send your access token or API key: Authorization: Bearer <key>.", code="missing_key")
         token = authorization[7:].strip()
-        caller = self.known(token)
+        digest = hashlib.sha256(token).digest()
+        caller = self.known(digest)
         if caller is not None:
             return caller
-        digest = hashlib.sha256(token).digest()
         self._known.pop(digest, None)
+        forgotten = self._forgotten
         try:
             caller = await self._fetch(token.decode("ascii", "replace"))
         except NotAuthenticated as error:
             raise InvalidKey(str(error)) from None
-        if len(self._known) >= REMEMBERED:
-            self._known.pop(next(iter(self._known)))
-        self._known[digest] = caller, min(caller.expires_at, time.time() + FRESH_S)
+        if forgotten == self._forgotten:  # else what was read may be older than the change
+            if len(self._known) >= REMEMBERED:
+                self._known.pop(next(iter(self._known)))
+            self._known[digest] = caller, min(caller.expires_at, time.time() + FRESH_S)
         return caller
 
     async def identify_anew(self, authorization: bytes) -> Caller:
@@ -61,6 +64,7 @@ class Callers:
     def forget(self) -> None:
         """After a change of users or keys: each is looked up again."""
         self._known.clear()
+        self._forgotten += 1
 
 
 def caller_of(token: str) -> Caller:
@@ -72,7 +76,8 @@ def caller_of(token: str) -> Caller:
     claims = verify(token)
     user = user_of(token)
     session = claims.session.encode()
-    return Caller(user.pk, user.username, user.is_admin, claims.token_version, claims.expires_at, session=session)
+    version, expires_at = claims.token_version, claims.expires_at
+    return Caller(user.pk, user.username, user.is_admin, version, expires_at, weight=user.weight, session=session)
 
 
 def _with_key(key: ApiKey) -> Caller:
@@ -87,4 +92,6 @@ def _with_key(key: ApiKey) -> Caller:
         key_version=key.version,
         models=frozenset(key.allowed_models) or None,
         may_infer=ApiKey.Scope.INFERENCE in key.scopes,
+        may_wake=key.may_wake,
+        weight=user.weight,
     )

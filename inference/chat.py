@@ -9,9 +9,10 @@ from typing import Any
 
 import msgspec
 
+from inference import affinity
 from inference.call import Call
 from inference.endpoints import CHAT, COMPLETIONS, Endpoint
-from inference.errors import ApiError, EngineError, InvalidRequest, ModelNotFound
+from inference.errors import ApiError, Asleep, EngineError, InvalidRequest, ModelNotFound
 from inference.gateway import Gateway
 from inference.history import Turn, newest_that_fit
 from inference.routing import Caller, Route
@@ -31,23 +32,46 @@ class Prompt:
     text: str
     system: str
     history: list[Turn] = field(default_factory=list)
+    conversation: str = ""
+    """Whose turns these are; "": no conversation's."""
+    model: str | None = None
+    """The name that the engine is found by; None: another engine will not do."""
     temperature: float = 0.7
     top_p: float = 0.9
     max_tokens: int = 512
 
+    @property
+    def weight(self) -> int:
+        """As `Body.weight`."""
+        said = len(self.system) + len(self.text) + sum(len(one) + len(other) for one, other in self.history)
+        return said // 4 + self.max_tokens + 1
 
-async def find_engine(plane: Gateway, caller: Caller, endpoint: str, model: str) -> Route:
+    def affinity(self, user_id: int) -> bytes:
+        return affinity.of_conversation(user_id, self.conversation) if self.conversation else b""
+
+
+async def find_engine(plane: Gateway, caller: Caller, endpoint: str, model: str, prompt: Prompt) -> Route:
     """The engine that `endpoint` names, in whatever form a client kept of it: the id in it is looked up among the
     engines of the caller, and nothing of it is ever used as an address. "" : by model. Raises ApiError."""
     found = _ENGINE_ID.search(endpoint)
     if endpoint and not found:
         raise ModelNotFound("inference_endpoint names no engine; take one from /active_models/.")
-    route = await plane.find(caller, found[1] if found else None, model or None)
-    if found and model not in ("", route.model, route.name):
+    route = await _found(plane, caller, found[1] if found else None, model or None, prompt)
+    if found and model and model not in route.names:
         raise InvalidRequest(f"The engine at inference_endpoint serves {route.model}.", param="model")
     if route.task != "generate":
         raise InvalidRequest(f"{route.model} makes embeddings and cannot chat.", param="model")
     return route
+
+
+async def _found(plane: Gateway, caller: Caller, engine_id: str | None, model: str | None, prompt: Prompt) -> Route:
+    """Awake: waits where it has to wake first."""
+    try:
+        return await plane.find(caller, engine_id, model, prompt)
+    except Asleep as asleep:
+        body = CHAT.parse(b'{"messages":[]}')
+        await plane.wakes.hold(Call(caller, asleep.route, CHAT, body, request_id.get(), model))
+        return await plane.find(caller, engine_id, model, prompt)
 
 
 async def answer(plane: Gateway, caller: Caller, route: Route, prompt: Prompt) -> str:
@@ -125,7 +149,8 @@ async def _call(plane: Gateway, caller: Caller, route: Route, prompt: Prompt, *,
     }
     if endpoint is COMPLETIONS:
         fields["stop"] = ["\nUser:"]
-    return Call(caller, route, endpoint, endpoint.parse(msgspec.json.encode(fields)), request_id.get())
+    body = endpoint.parse(msgspec.json.encode(fields))
+    return Call(caller, route, endpoint, body, request_id.get(), prompt.model)
 
 
 async def _fitting(plane: Gateway, route: Route, prompt: Prompt) -> tuple[list[Turn], int]:

@@ -6,17 +6,20 @@ from typing import Any
 
 import msgspec
 
-from inference.upstream import Headers
+from inference.errors import EngineError
+from inference.upstream import Headers, header_of
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
+EVENT_STREAM = b"text/event-stream"
+EVENTS: Headers = [(b"content-type", EVENT_STREAM + b"; charset=utf-8"), (b"cache-control", b"no-cache")]
 # A request that is done before this is not worth a task that watches its client.
 WATCH_AFTER_S = 0.02
 
 
 class Reply:
-    """One answer to one client; at most one start. Its task is cancelled when the client leaves."""
+    """One answer to one client; one start, or two after `comment`. Its task is cancelled when the client leaves."""
 
     def __init__(
         self, send: Send, identity: str, identity_headers: tuple[bytes, ...], loop: asyncio.AbstractEventLoop
@@ -28,14 +31,28 @@ class Reply:
         self._watcher: asyncio.Task[None] | None = None
         self.gone = False
         self.started = False
+        self._begun = False
+        """By a comment, before the engine was asked."""
 
     async def start(self, status: int, headers: Headers) -> None:
+        if self._begun:
+            if header_of(headers, b"content-type")[: len(EVENT_STREAM)] != EVENT_STREAM:
+                raise EngineError("The engine's answer is no event stream.")
+            return
         self.started = True
         headers = [*headers, *self._identity]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def send(self, data: bytes, *, more: bool = True) -> None:
         await self._send({"type": "http.response.body", "body": data, "more_body": more})
+
+    async def comment(self, text: str) -> None:
+        """A line of an event stream that says how it goes and that no client takes for an event. With it the answer
+        has begun."""
+        if not self.started:
+            await self.start(200, EVENTS)
+            self._begun = True
+        await self.send(b": %b\n\n" % text.encode())
 
     async def json(self, value: Any, status: int = 200) -> None:
         data = msgspec.json.encode(value)

@@ -10,7 +10,7 @@ from django.db.models import F
 
 from accounts.models import User
 from inference.models import Conversation, ConversationCounter, Message
-from vllm_portal.errors import NotFound
+from vllm_portal.errors import Conflict, FieldError, NotFound
 
 TITLE_CHARACTERS = 60
 BATCH = 200
@@ -66,9 +66,10 @@ def latest_or_new(user: User, now: datetime) -> Conversation:
         return _latest(user) or _start(user, now)
 
 
-def find(user: User, number: int | None, now: datetime) -> Conversation:
-    """By number; None, 0 and -1 mean the latest, made if there is none. Raises NotFound."""
-    return latest_or_new(user, now) if number in LATEST else get(user, number)
+def find(user: User, number: int | None) -> Conversation | None:
+    """By number; None, 0 and -1 mean the latest. None: the user has none yet; `remember` makes it, with its first turn.
+    Raises NotFound."""
+    return _latest(user) if number in LATEST else get(user, number)
 
 
 def turns(conversation: Conversation) -> list[tuple[str, str]]:
@@ -82,6 +83,41 @@ def turns(conversation: Conversation) -> list[tuple[str, str]]:
     ]
 
 
+def replace_turns(
+    conversation: Conversation, keep: int | None, known: int | None, prompt: str, answer: str, now: datetime
+) -> int:
+    """Stores a turn behind the first `keep` turns (None: behind all), instead of those that were there; how many there
+    are then. For who edits a prompt or has it answered again. `known`: as many turns there are for all the client
+    knows; None: it does not say. Raises NotFound where it was deleted meanwhile, Conflict where there are not as many,
+    FieldError."""
+    with transaction.atomic():
+        if not Conversation.objects.filter(pk=conversation.pk).update(updated_at=now):
+            raise NotFound("The conversation was deleted meanwhile.")
+        ends = _ends_of_turns(conversation)
+        if known is not None and known != len(ends):
+            raise Conflict(f"The conversation has {len(ends)} turns by now, not {known}: read it again.")
+        keep = len(ends) if keep is None else keep
+        if keep > len(ends):
+            raise FieldError("keep", f"The conversation has {len(ends)} turns.")
+        if keep < len(ends):
+            replaced = Message.objects.filter(conversation=conversation)
+            (replaced.filter(id__gt=ends[keep - 1]) if keep else replaced).delete()
+        if not keep:
+            Conversation.objects.filter(pk=conversation.pk).update(title="")  # it was made of the prompt before
+        add_turn(conversation, prompt, answer, now)
+        return keep + 1
+
+
+def _ends_of_turns(conversation: Conversation) -> list[int]:
+    """Ids of the answers of `turns`."""
+    messages = list(conversation.messages.values_list("id", "role"))
+    return [
+        identity
+        for (_, first), (identity, second) in pairwise(messages)
+        if first == Message.Role.USER and second == Message.Role.ASSISTANT
+    ]
+
+
 def add_turn(conversation: Conversation, prompt: str, answer: str, now: datetime) -> Message | None:
     """Stores a turn as a whole and gives its answer; None: the conversation was deleted meanwhile, and nothing is
     stored. The row's lock keeps the two messages of a turn together when two turns end at once."""
@@ -91,6 +127,17 @@ def add_turn(conversation: Conversation, prompt: str, answer: str, now: datetime
         if not Message.objects.filter(conversation=conversation).exists():
             Conversation.objects.filter(pk=conversation.pk, title="").update(title=title_of(prompt))
         return append(conversation, [(Message.Role.USER, prompt), (Message.Role.ASSISTANT, answer)], now)[-1]
+
+
+def remember(user: User, found: Conversation | None, prompt: str, answer: str, now: datetime) -> Message | None:
+    """As `add_turn`, for what `find` gave: where there was no conversation the turn brings it along. None: it, or the
+    user, was deleted meanwhile."""
+    if found is not None:
+        return add_turn(found, prompt, answer, now)
+    with transaction.atomic():
+        if not User.objects.select_for_update(no_key=True).filter(pk=user.pk).exists():
+            return None
+        return add_turn(latest_or_new(user, now), prompt, answer, now)
 
 
 def append(conversation: Conversation, messages: Sequence[tuple[str, str]], now: datetime) -> list[Message]:

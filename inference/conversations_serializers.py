@@ -116,6 +116,21 @@ class ConversationSerializer(serializers.ModelSerializer):
         return shown
 
 
+class NewTurnSerializer(serializers.Serializer):
+    prompt = StrictCharField(trim_whitespace=False)
+    answer = StrictCharField(trim_whitespace=False)
+    keep = LenientIntegerField(
+        required=False, min_value=0, help_text="So many turns stay before this one; the others go. Missing: all stay."
+    )
+    turns = LenientIntegerField(
+        required=False, min_value=0, help_text="As many as there are for all you know; 409 where it is not so."
+    )
+
+
+class TurnsSerializer(serializers.Serializer):
+    turns = serializers.IntegerField(help_text="As many as there are now.")
+
+
 class WholeConversationSerializer(ConversationSerializer):
     messages = MessageSerializer(many=True, read_only=True)
 

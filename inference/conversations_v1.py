@@ -24,9 +24,12 @@ from inference.conversations_serializers import (
     ExportQuerySerializer,
     ListQuerySerializer,
     MessageSerializer,
+    NewTurnSerializer,
+    TurnsSerializer,
     WholeConversationSerializer,
 )
 from inference.models import Conversation, Message
+from vllm_portal.rest import json_object
 from vllm_portal.v1 import Page
 
 _ID = "1b4e28ba-2fa1-4d3b-a3f5-ef19b5a7633b"
@@ -146,6 +149,30 @@ class ConversationViewSet(
         """What was said, oldest first, in pages."""
         rows = self.paginate_queryset(Message.objects.filter(conversation=self.get_object()))
         return self.get_paginated_response(MessageSerializer(rows, many=True).data)
+
+    @extend_schema(
+        request=NewTurnSerializer,
+        responses={201: TurnsSerializer},
+        filters=False,
+        examples=[
+            OpenApiExample(
+                "Another answer in place of the second",
+                {"prompt": "Where is it warm in January?", "answer": "In Australia.", "keep": 1, "turns": 2},
+                request_only=True,
+            ),
+            OpenApiExample("Stored", {"turns": 2}, response_only=True, status_codes=["201"]),
+        ],
+    )
+    @action(detail=True, methods=["post"], filter_backends=[], pagination_class=None)
+    def turns(self, request: Request, id: str) -> Response:
+        """Stores a prompt and its answer, for clients that ask engines themselves and keep what was said here."""
+        form = NewTurnSerializer(data=json_object(request.data))
+        form.is_valid(raise_exception=True)
+        given = form.validated_data
+        count = conversations.replace_turns(
+            self.get_object(), given.get("keep"), given.get("turns"), given["prompt"], given["answer"], timezone.now()
+        )
+        return Response({"turns": count}, status=status.HTTP_201_CREATED)
 
     @extend_schema(
         parameters=[ExportQuerySerializer],

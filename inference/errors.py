@@ -6,11 +6,17 @@ ApiError
 │   └── ModelNotFound    404
 ├── InvalidKey           401
 ├── LimitReached         429, insufficient_quota: the limit is used up; an admin can raise it
+├── Asleep               503: the engine sleeps; whoever holds the request may wake it
 ├── TryLater             429, rate_limit_exceeded, or 503: the same request may work soon
 └── EngineError          502 / 504: the engine broke its word
 """
 
+from typing import TYPE_CHECKING
+
 import msgspec
+
+if TYPE_CHECKING:
+    from inference.routing import Route
 
 _encode = msgspec.json.encode
 
@@ -87,6 +93,16 @@ class LimitReached(ApiError):
 
 class TryLater(ApiError):
     status, type, code = 429, "rate_limit_error", "rate_limit_exceeded"
+
+
+class Asleep(ApiError):
+    """`route`: to whom, once it is awake."""
+
+    status, code = 503, "engine_asleep"
+
+    def __init__(self, route: "Route") -> None:
+        super().__init__(f"The engine {route.name} is asleep.", retry_after_s=30)
+        self.route = route
 
 
 def restarting() -> TryLater:

@@ -8,18 +8,19 @@ Whatever ends it (the answer's end, the engine's failure, the client's leaving),
 the engine's connection is given back or closed, which makes vLLM stop working on it.
 """
 
-import asyncio
 import logging
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from inference.asking import Asking, Reservation, Verdict
-from inference.call import Call, prepare
-from inference.endpoints.base import StreamFilter
-from inference.engine_errors import engine_error
-from inference.errors import ApiError, EngineError, LimitReached, from_engine, restarting
-from inference.limits import PromptTooLarge, rate_headers
+from inference.call import Call, Client, prepare
+from inference.client import EVENT_STREAM, EVENTS
+from inference.endpoints.base import StreamFilter, counts, seen
+from inference.engine_errors import engine_away, engine_error
+from inference.errors import ApiError, EngineError, from_engine, restarting
+from inference.limits import rate_headers
+from inference.reserving import Reserving
+from inference.slices import Slices
 from inference.sse import BadStream, Usage
-from inference.upstream import Headers, Line, UpstreamError, header_of
+from inference.upstream import Broken, CannotConnect, Headers, Line, TimedOut, UpstreamError, header_of
 
 if TYPE_CHECKING:
     from inference.relay import Relay
@@ -28,39 +29,24 @@ logger = logging.getLogger(__name__)
 
 MAX_ERROR_BYTES = 2**20
 MAX_ANSWER_BYTES = 256 * 2**20
-JSON = b"application/json"
-EVENTS: Headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
 
 
-class Client(Protocol):
-    """Where the answer goes: `start` and then `write`, or `fail` alone. None of them may raise or call the exchange.
-    A client that cannot take more says `pause` to its exchange, then `resume`; one that leaves says `abandon`."""
-
-    def start(self, status: int, headers: Headers) -> None: ...
-
-    def write(self, data: bytes, more: bool) -> None: ...
-
-    def fail(self, error: ApiError) -> None: ...
-
-
-class Exchange:
+class Exchange(Reserving):
     """One request. Belongs to its event loop."""
 
     __slots__ = (
-        "_asking", "_call", "_client", "_counting", "_first_token_ms", "_line", "_parts", "_paused", "_relay",
-        "_reservation", "_size", "_started", "_status", "_stream", "ended",
+        "_first_token_ms", "_line", "_parts", "_paused", "_size", "_sliced", "_slices", "_started", "_status",
+        "_stream", "ended",
     )  # fmt: skip
 
     def __init__(self, relay: "Relay", call: Call, client: Client) -> None:
-        self._relay, self._call, self._client = relay, call, client
-        self._asking: Asking | None = None
-        self._counting: asyncio.Task[None] | None = None
-        self._reservation: Reservation | None = None
+        super().__init__(relay, call, client)
         self._line: Line | None = None
         self._stream: StreamFilter | None = None
         self._status = self._size = 0
         self._parts: list[bytes] = []
-        self._started = self._paused = False
+        self._started = self._paused = self._sliced = False
+        self._slices: Slices | None = None
         self._first_token_ms: int | None = None
         self.ended = False
 
@@ -69,8 +55,7 @@ class Exchange:
     def begin(self) -> None:
         """Nothing is answered within this call."""
         self._relay.running.add(self)
-        call = self._call
-        self._ask(call.endpoint.prompt_bound(call.body, call.route.max_model_len), self._reserved)
+        self._aim()
 
     def pause(self) -> None:
         self._paused = True
@@ -79,7 +64,7 @@ class Exchange:
 
     def resume(self) -> None:
         self._paused = False
-        if self._line:
+        if self._line and not (self._slices and self._slices.waiting):
             self._line.resume()
 
     def break_off(self) -> None:
@@ -93,10 +78,7 @@ class Exchange:
         or had not begun, the relay asks and estimates."""
         if self.ended:
             return
-        if self._asking:
-            self._asking.cancel()
-        if self._counting:
-            self._counting.cancel()
+        self._stop_asking()
         reservation = self._reservation
         self._end()
         if reservation is None or reservation.settled:
@@ -110,91 +92,35 @@ class Exchange:
         exact = stream is not None and (stream.counts_along or stream.final)
         self._relay.settle(reservation, usage=Usage(prompt, generated), outcome="aborted", exact=exact)
 
-    # Reserving
-
-    def _ask(self, prompt_tokens: int, done: Verdict) -> None:
-        relay, call = self._relay, self._call
-        body, route = call.body, call.route
-        self._asking = relay.admission.ask(
-            call.caller,
-            done,
-            prompt_tokens=prompt_tokens,
-            generated_tokens=call.endpoint.wanted(body, route.max_model_len),
-            step=body.choices,
-            meta={
-                "engine_id": route.engine_id,
-                "model": route.model,
-                "path": call.endpoint.path,
-                "streamed": body.stream,
-                "started_ms": relay.admission.now_ms(),
-            },
-        )
-
-    def _reserved(self, answer: Reservation | ApiError) -> None:
-        try:
-            self._go_on(answer)
-        except Exception as fault:
-            self._crash(fault)
-
-    def _go_on(self, answer: Reservation | ApiError) -> None:
-        if isinstance(answer, Reservation):
-            self._forward(answer)
-        elif isinstance(answer, PromptTooLarge) and answer.left > 0 and self._call.body.text_only:
-            # The bound is several times the real size of most prompts; this near the limit the engine counts.
-            self._counting = self._relay.loop.create_task(self._count(answer.left))
-        else:
-            self._refuse(answer)
-
-    async def _count(self, left: int) -> None:
-        try:
-            exact = await self._relay.count_prompt(self._call)
-        except ApiError as error:
-            self._refuse(error)
-            return
-        if exact > left:
-            self._refuse(
-                LimitReached(
-                    f"The prompt has {exact} tokens, and {left} prompt tokens are left of your limit. "
-                    "An admin can raise it."
-                )
-            )
-            return
-        self._ask(exact, self._counted)
-
-    def _counted(self, answer: Reservation | ApiError) -> None:
-        if isinstance(answer, Reservation):
-            self._forward(answer)
-        else:
-            self._refuse(answer)
-
-    def _refuse(self, error: ApiError) -> None:
-        if not self.ended:
-            self._end()
-            self._client.fail(error)
-
     # Forwarding: what the connection to the engine calls
 
-    def _forward(self, reservation: Reservation) -> None:
-        self._asking = None
-        self._reservation = reservation
-        call = self._call
-        prepare(call, reservation.generated_tokens)
-        call.route.in_flight += 1
+    def _forward(self) -> None:
+        call, reservation = self._call, self._reservation
+        assert reservation is not None
+        now = self._relay.loop.time()
+        if call.route.gone and self._turn_elsewhere():
+            return
+        if not call.route.breaker.lets_through(now):
+            if not self._turn_elsewhere():
+                self._refuse_late(engine_away(call.route.breaker.wait_s(now)))
+            return
+        granted, wanted = reservation.generated_tokens, call.endpoint.wanted(call.body, call.route.max_model_len)
+        self._sliced = call.endpoint.slices(call.body) and granted == self._relay.slice_tokens < wanted
+        prepare(call, wanted if self._sliced else granted)
         self._line = self._relay.post(call.route, call.endpoint.path, call.body.encode(), call.request_id, self)
         if self._paused:
             self._line.pause()
 
     def head(self, status: int, headers: Headers) -> None:
         self._status = status
-        if (
-            status != 200
-            or not self._call.body.stream
-            or header_of(headers, b"content-type")[:17] != b"text/event-stream"
-        ):
+        self._call.route.breaker.answered()
+        if status != 200 or not self._call.body.stream or header_of(headers, b"content-type")[:17] != EVENT_STREAM:
             return
         stream = self._stream = self._call.endpoint.stream(self._call.body)
         assert self._reservation is not None
-        self._reservation.seen = lambda: _seen(stream)
+        self._reservation.seen = lambda: seen(stream)
+        if self._sliced:
+            self._slices = Slices(self._relay.admission, self._reservation, stream, self._go_on_in_slices)
         self._started = True
         self._client.start(200, [*EVENTS, *self._rates()])
 
@@ -203,10 +129,13 @@ class Exchange:
         if stream is None:
             self._collect(data)
             return
+        slices = self._slices
         try:
-            data = stream.feed(data)
+            data = stream.feed(data) if slices is None else slices.feed(data)
         except BadStream as error:
             self._break_off(EngineError(str(error)))
+            return
+        if slices is not None and not self._in_slices(slices, data):
             return
         if self._first_token_ms is None:
             assert self._reservation is not None
@@ -215,6 +144,30 @@ class Exchange:
             self._settle_stream(stream)
         if data:
             self._client.write(data, True)
+
+    def _in_slices(self, slices: Slices, data: bytes) -> bool:
+        """False: the stream has been ended where nothing more could be reserved."""
+        if not slices.over:
+            if self._line:
+                self._line.pause() if slices.waiting or self._paused else self._line.resume()
+            return True
+        assert self._reservation is not None
+        usage = Usage(slices.prompt_tokens, slices.generated_tokens)
+        # The engine may be a token ahead of what it told.
+        self._relay.settle(
+            self._reservation, usage=usage, outcome="completed", exact=False, first_token_ms=self._first_token_ms
+        )
+        self._end()
+        self._client.write(data, False)
+        return False
+
+    def _go_on_in_slices(self) -> None:
+        """What was held back may go on, or never will."""
+        if self.ended:
+            return
+        self.data(b"")
+        if self._line is None and not self.ended and self._slices is not None and not self._slices.waiting:
+            self.end()
 
     def _collect(self, data: bytes) -> None:
         self._parts.append(data)
@@ -225,6 +178,8 @@ class Exchange:
 
     def end(self) -> None:
         self._line = None
+        if self._slices is not None and self._slices.waiting:
+            return
         try:
             self._finish()
         except Exception as fault:
@@ -244,7 +199,18 @@ class Exchange:
 
     def failed(self, error: UpstreamError) -> None:
         self._line = None
-        self._fail(engine_error(error))
+        breaker, now = self._call.route.breaker, self._relay.loop.time()
+        if isinstance(error, CannotConnect):
+            breaker.failed(now)
+        elif isinstance(error, Broken):
+            breaker.broke_off(now)
+        # One that is slow has had its time, and has the request still: the other is not asked for the same.
+        final = self._status or isinstance(error, TimedOut)
+        try:
+            if final or not self._turn_elsewhere():
+                self._fail(engine_error(error))
+        except Exception as fault:
+            self._crash(fault)
 
     # Ending
 
@@ -263,8 +229,7 @@ class Exchange:
         exact = usage is not None or not call.endpoint.counts
         relay.settle(reservation, usage=usage, outcome="completed", exact=exact)
         self._end()
-        self._client.start(200, [(b"content-type", JSON), (b"content-length", b"%d" % len(data)), *self._rates()])
-        self._client.write(data, False)
+        self._client.answer(data, self._rates())
 
     def _rates(self) -> Headers:
         assert self._reservation is not None
@@ -325,23 +290,8 @@ class Exchange:
     def _end(self) -> None:
         self.ended = True
         self._relay.running.discard(self)
-        if self._reservation is not None:
-            self._call.route.in_flight -= 1
+        self._leave()
         line, self._line = self._line, None
         if line is not None:
             line.abandon()
         self._parts = []
-
-
-def counts(stream: StreamFilter) -> Usage | None:
-    """A stream's latest counts, None where there are none or they are no counts."""
-    try:
-        return stream.usage()
-    except BadStream as error:
-        logger.error("an engine's count cannot be read: %s", error)
-        return None
-
-
-def _seen(stream: StreamFilter) -> tuple[int, int]:
-    usage = counts(stream) or Usage()
-    return usage.prompt_tokens, usage.generated_tokens

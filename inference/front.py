@@ -13,7 +13,6 @@ import re
 from typing import Any
 
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from inference.call import Call
@@ -23,13 +22,15 @@ from inference.errors import ApiError, ModelNotFound
 from inference.exchange import Exchange
 from inference.gateway import Gateway, running_gateway
 from inference.limits import Revoked
-from inference.request_head import Head, read_head, without_upgrade
+from inference.plain import Plain
+from inference.request_head import Head, Heads
 from inference.upstream import Headers
 from vllm_portal.log import new_id
 
 MAX_AHEAD = 64 * 1024  # of a next request that comes before this one is answered
 REASONS = {200: b"OK", 400: b"Bad Request", 404: b"Not Found", 413: b"Content Too Large", 429: b"Too Many Requests"}
 
+_JSON_OF_LENGTH = b"content-type: application/json\r\ncontent-length: %d"
 _SHORT = ("/v1/chat/completions", "/chat/completions", "/v1/completions", "/v1/embeddings")
 _LINES: dict[bytes, Endpoint] = {
     b"POST %b%b HTTP/1.1" % (path.encode(), slash): ENDPOINTS[path if path.startswith("/v1") else "/v1" + path]
@@ -39,6 +40,8 @@ _LINES: dict[bytes, Endpoint] = {
 _ENGINE_LINE = re.compile(
     rb"POST /engines/([0-9a-f-]{36})(/v1/(?:chat/completions|completions|embeddings))/? HTTP/1\.1\Z"
 )
+
+_heads = Heads()
 
 
 class Front(asyncio.Protocol):
@@ -60,6 +63,7 @@ class Front(asyncio.Protocol):
         self._transport: Any = None
         self._head_bytes = b""
         self._head: Head | None = None
+        self._identity = ""
         self._endpoint: Endpoint | None = None
         self._engine_id: str | None = None
         self._body: list[bytes] = []
@@ -68,7 +72,6 @@ class Front(asyncio.Protocol):
         self._ahead = b""
         self._exchange: Exchange | None = None
         self._answer_head = b""
-        self._chunked = False
         self._closing = False
         self._writable = True
         self.waiting_since = 0
@@ -112,6 +115,8 @@ class Front(asyncio.Protocol):
             self._exchange.resume()
         if self._plain is not None:
             self._plain.resume_writing()
+        if self._ahead and self._exchange is None:
+            self._loop.call_soon(self._go_on)
 
     def shutdown(self) -> None:
         """The server stops: what runs may end, nothing new begins."""
@@ -124,7 +129,7 @@ class Front(asyncio.Protocol):
             if self._plane:
                 self.waiting_since = self._plane.watch.tick
             self._plain.data_received(data)
-        elif self._exchange is not None:
+        elif self._exchange is not None or self._ahead or not self._writable:  # its turn comes
             self._ahead += data
             if len(self._ahead) > MAX_AHEAD:
                 self._transport.pause_reading()
@@ -139,14 +144,16 @@ class Front(asyncio.Protocol):
         end = data.find(b"\r\n")
         head_end = data.find(b"\r\n\r\n", end)
         if self._plane is None or head_end < 0 or not self._aim(data[:end]):
-            self._hand_over(data, head_end)
+            self._hand_over(data)
             return
-        head = self._head = read_head(data[end + 2 : head_end + 2])
-        if head is None or head.length > self._plane.max_body_bytes:
-            self._hand_over(data, head_end)
+        read = _heads.read(data[end + 2 : head_end + 2])
+        if read is None or read[1] > self._plane.max_body_bytes:
+            self._hand_over(data)
             return
+        head, self._missing = read
+        self._head = head
         self._head_bytes = data[: head_end + 4]
-        self._missing = head.length
+        self._identity = head.identity
         self._more(data[head_end + 4 :])
 
     def _aim(self, line: bytes) -> bool:
@@ -181,51 +188,51 @@ class Front(asyncio.Protocol):
         assert plane is not None
         assert head is not None
         assert endpoint is not None
-        caller = plane.callers.known(head.token)
+        caller = plane.callers.known(head.token_digest)
         if caller is None or not caller.may_infer:
-            self._hand_over(self._head_bytes + data, len(self._head_bytes) - 4)
+            self._hand_over(self._head_bytes + data)
             return
         try:
             body = endpoint.parse(data)
-            route = plane.routes.find(caller, self._engine_id, body.model)
+            route = plane.routes.find(caller, self._engine_id, body.model, body)
         except ModelNotFound:  # it may have become ready a moment ago
-            self._hand_over(self._head_bytes + data, len(self._head_bytes) - 4)
+            self._hand_over(self._head_bytes + data)
             return
         except ApiError as error:
             self.fail(error)
             return
         self._whole_body = data
-        head.identity = head.identity or new_id()
-        call = Call(caller, route, endpoint, body, head.identity)
+        self._identity = head.identity or new_id()
+        name = body.model if self._engine_id is None else None
+        call = Call(caller, route, endpoint, body, self._identity, name)
         exchange = self._exchange = Exchange(plane.relay, call, self)
         exchange.begin()
-        if not self._writable:
-            exchange.pause()
 
     # The answer: what the exchange calls
 
     def start(self, status: int, headers: Headers) -> None:
+        self._answer_head = self._answer(status, headers, b"transfer-encoding: chunked")
+
+    def _answer(self, status: int, headers: Headers, framing: bytes) -> bytes:
         assert self._head is not None
-        self._chunked = all(name != b"content-length" for name, _ in headers)
-        lines = [b"%b: %b\r\n" % header for header in headers]
-        self._answer_head = b"HTTP/1.1 %d %b\r\n%b%b%bx-request-id: %b\r\n%b\r\n" % (
+        return b"HTTP/1.1 %d %b\r\n%b%b%b\r\nx-request-id: %b\r\n%b\r\n" % (
             status,
             REASONS.get(status, b"-"),
             _default_headers(self._state.default_headers),
-            b"".join(lines),
-            b"transfer-encoding: chunked\r\n" if self._chunked else b"",
-            self._head.identity.encode(),
+            b"".join([b"%b: %b\r\n" % header for header in headers]),
+            framing,
+            self._identity.encode(),
             b"connection: close\r\n" if self._head.close or self._closing else b"",
         )
 
+    def answer(self, data: bytes, headers: Headers) -> None:
+        self._transport.write(self._answer(200, headers, _JSON_OF_LENGTH % len(data)) + data)
+        self._done()
+
     def write(self, data: bytes, more: bool) -> None:
         head, self._answer_head = self._answer_head, b""
-        if self._chunked:
-            end = b"" if more else b"0\r\n\r\n"
-            data = b"%b%x\r\n%b\r\n%b" % (head, len(data), data, end) if data else head + end
-        elif head:
-            data = head + data
-        self._transport.write(data)
+        end = b"" if more else b"0\r\n\r\n"
+        self._transport.write(b"%b%x\r\n%b\r\n%b" % (head, len(data), data, end) if data else head + end)
         if not more:
             self._done()
 
@@ -236,12 +243,12 @@ class Front(asyncio.Protocol):
         if isinstance(error, Revoked):  # or what was known of the caller is old: the long way looks again
             self._exchange = None
             self._plane.callers.forget_one(self._head.token)
-            self._hand_over(self._head_bytes + self._whole_body, len(self._head_bytes) - 4)
+            self._hand_over(self._head_bytes + self._whole_body)
             return
-        self._head.identity = self._head.identity or new_id()
+        self._identity = self._identity or new_id()
         data = self._endpoint.error(error)
-        self.start(error.status, [*error.headers(), (b"content-length", b"%d" % len(data))])
-        self.write(data, False)
+        self._transport.write(self._answer(error.status, error.headers(), b"content-length: %d" % len(data)) + data)
+        self._done()
 
     def _done(self) -> None:
         assert self._head is not None
@@ -252,9 +259,15 @@ class Front(asyncio.Protocol):
         if self._head.close or self._closing:
             self._transport.close()
         elif self._ahead:
-            ahead, self._ahead = self._ahead, b""
-            self._transport.resume_reading()
-            self._loop.call_soon(self.data_received, ahead)
+            self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """With what came while the last request was answered, when the client has taken (most of) the answer."""
+        if not self._ahead or not self._writable or self._transport.is_closing():
+            return
+        ahead, self._ahead = self._ahead, b""
+        self._transport.resume_reading()
+        self.data_received(ahead)
 
     def give_up(self, ticks: int, idle_ticks: int) -> None:
         """Called at each tick of the watch: a client that takes nothing, or sends no more of its request, for `ticks`
@@ -280,45 +293,16 @@ class Front(asyncio.Protocol):
     def _is_plain(self) -> bool:
         return self._plain is not None and self._plain.busy
 
-    def _hand_over(self, data: bytes, head_end: int) -> None:
-        """To uvicorn, until its answer to this has ended; `head_end` is where the head's last line ends, or -1. A wish
-        to change to another protocol is taken out, as RFC 9110 (7.8) allows: uvicorn would stop reading there, and
-        the client wait for ever."""
-        data = without_upgrade(data, head_end)
+    def _hand_over(self, data: bytes) -> None:
+        """To uvicorn, until its answer to this has ended."""
         ahead, self._ahead = self._ahead, b""
         if self._plain is None:
             config, state, app_state, loop = self._server
             self._plain = Plain(config, state, app_state, loop)
-            self._plain.front = self
+            self._plain.rested = self.rested
             self._plain.connection_made(self._transport)
         self._transport.resume_reading()
         self._plain.data_received(data + ahead)
-
-
-class Plain(HttpToolsProtocol):
-    """Uvicorn's protocol on a connection that is not its own: it gets the requests that it is handed."""
-
-    front: "Front"
-    between = True
-    """Requests: none has begun that has not been read whole."""
-
-    @property
-    def busy(self) -> bool:
-        """Whether it is in the middle of a request or of its answer."""
-        return not self.between or bool(self.pipeline) or (self.cycle is not None and not self.cycle.response_complete)
-
-    def on_message_begin(self) -> None:
-        self.between = False
-        super().on_message_begin()
-
-    def on_message_complete(self) -> None:
-        self.between = True
-        super().on_message_complete()
-
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        self._unset_keepalive_if_required()  # the front closes what is idle
-        self.front.rested()
 
 
 _defaults: tuple[Any, bytes] = (None, b"")

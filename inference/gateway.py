@@ -8,7 +8,9 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
+from uuid import UUID
 from weakref import WeakKeyDictionary
 
 import redis
@@ -16,15 +18,20 @@ import redis.asyncio
 from django.db import DatabaseError, close_old_connections
 
 from accounts import quotas
-from inference import usage
+from engines import waking
+from inference import snapshot, usage
 from inference.admission import Admission
 from inference.callers import Callers, caller_of
-from inference.errors import ModelNotFound, TryLater
+from inference.errors import ApiError, Asleep, InvalidRequest, ModelNotFound, TryLater
+from inference.inheritance import inherit
+from inference.journal import Journal
 from inference.ledger_link import LedgerAway, LedgerLink
 from inference.limits import Revoked
-from inference.relay import Relay
-from inference.routing import Caller, Route, Routes, read_routes
-from inference.upstream import Pool, Timeouts
+from inference.pool import Pool
+from inference.relay import Relay, Turns
+from inference.routing import Asked, Caller, Route, Routes
+from inference.upstream import Timeouts
+from inference.wakes import Wakes
 from inference.watch import Watch
 from vllm_portal.changes import CHANNEL
 from vllm_portal.config import get_config
@@ -79,33 +86,48 @@ class Gateway:
             config.idle_timeout_seconds,
             config.total_timeout_seconds,
         )
-        self.routes = Routes()
+        self.routes = Routes(self.loop.time)
+        self.asleep = Routes(self.loop.time)
+        self._at_once = max(1, config.engine_requests_at_once // config.web_processes)
         self._routes_read = 0.0
         self._next_reading: asyncio.Future[None] | None = None
-        self._loading: dict[str, asyncio.Future[bool]] = {}
+        self._wanted: dict[str, asyncio.Future[ApiError | None]] = {}
+        self._loader: asyncio.Task[None] | None = None
         self.callers = Callers(self._fetch_caller)
+        self.started = asyncio.Event()
+        self.admission: Admission
+        self.relay: Relay
+        self.wakes: Wakes
+
+    async def start(self) -> None:
+        config = get_config()
+        self._pool = Pool()
         self.admission = Admission(
             self._link,
             self._load_counters,
             config.reservation_lease_seconds,
             config.limit_wait_seconds,
             config.limit_waiting_requests,
+            _journal(config.journal_dir),
         )
-        self.started = asyncio.Event()
-        self.relay: Relay
-
-    async def start(self) -> None:
-        config = get_config()
-        self._pool = Pool()
-        self.relay = Relay(self.admission, self._pool, self._timeouts)
+        self.relay = Relay(
+            self.admission,
+            self._pool,
+            self._timeouts,
+            config.limit_slice_tokens,
+            Turns(config.engine_waiting_requests, config.engine_wait_seconds),
+            self.routes,
+        )
+        self.wakes = Wakes(self.admission, self._see, self.refresh_routes, config)
         with contextlib.suppress(LedgerAway):
             await self._link.open()
+            await self._reap()
         await self.refresh_routes()
         self._clocks = [
             asyncio.create_task(self._every(ROUTES_S, self.refresh_routes)),
             asyncio.create_task(self._every(min(max(config.usage_backlog_seconds / 5, 0.1), 1), self._flush_late)),
             asyncio.create_task(self._every(TICK_S, self.admission.tick)),
-            asyncio.create_task(self._every(REAP_S, self.admission.reap)),
+            asyncio.create_task(self._every(REAP_S, self._reap)),
             asyncio.create_task(self._listen()),
             asyncio.create_task(self.watch.run()),
         ]
@@ -114,7 +136,8 @@ class Gateway:
     async def stop(self) -> None:
         """Waits for what is open, writes what is settled, and closes. What cannot be written stays in Redis."""
         self.relay.break_off()
-        if not await self.admission.drain(DRAIN_S):
+        drained = await self.admission.drain(DRAIN_S)
+        if not drained:
             logger.warning("%d requests were still open at the end", self.admission.open_requests)
         for clock in self._clocks:
             clock.cancel()
@@ -122,25 +145,47 @@ class Gateway:
         await self._flush()
         self._pool.close()
         await self._link.close()
+        self.admission.journal.close(keep=not drained)
         self._database.shutdown()
         _gateways.pop(asyncio.get_running_loop(), None)
 
     async def refresh_routes(self) -> None:
         """Reads the READY engines anew. The database being away leaves the last snapshot in force."""
         try:
-            self.routes.replace(await self.in_database(read_routes))
+            awake, asleep, aliases = await self.in_database(snapshot.read)
+            self.routes.replace(awake, self._at_once, aliases)
+            self.asleep.replace(asleep, aliases=aliases)
         except DatabaseError as error:
             logger.error("cannot read the routes: %s", error)
         self._routes_read = time.monotonic()
 
-    async def find(self, caller: Caller, engine_id: str | None, model: str | None) -> Route:
-        """The engine for a request: by its id, else by model. One that is not known may have become ready a moment ago:
-        look again, once. Raises InvalidRequest, ModelNotFound."""
+    def usable_by(self, caller: Caller) -> list[Route]:
+        """Those that answer, and those that a request of the caller wakes."""
+        return self.routes.usable_by(caller) + (self.asleep.usable_by(caller) if caller.may_wake else [])
+
+    def engine(self, caller: Caller, engine_id: str) -> Route:
+        """Awake or asleep. Raises ModelNotFound."""
         try:
-            return self.routes.find(caller, engine_id, model)
+            return self.routes.engine(caller, engine_id)
+        except ModelNotFound:
+            return self.asleep.engine(caller, engine_id)
+
+    async def find(self, caller: Caller, engine_id: str | None, model: str | None, asked: Asked | None = None) -> Route:
+        """The engine for a request: by its id, else by model. One that is not known may have become ready a moment ago:
+        look again, once. Raises InvalidRequest, ModelNotFound, and Asleep where one that sleeps would do."""
+        try:
+            return self.routes.find(caller, engine_id, model, asked)
         except ModelNotFound:
             await self.look_again()
-            return self.routes.find(caller, engine_id, model)
+        try:
+            return self.routes.find(caller, engine_id, model, asked)
+        except ModelNotFound:
+            with contextlib.suppress(ModelNotFound, InvalidRequest):
+                raise Asleep(self.asleep.find(caller, engine_id, model, asked)) from None
+            raise
+
+    async def _see(self, engine_id: str, by: str) -> waking.Sight:
+        return await self.in_database(waking.see, UUID(engine_id), by)
 
     async def look_again(self) -> None:
         """For a request whose engine is not known: returns when the routes have been read after this call. All who
@@ -174,27 +219,50 @@ class Gateway:
             raise TryLater("The portal cannot check who you are now.", status=503, code="unavailable") from None
 
     async def _load_counters(self, subject: str) -> None:
-        """Many requests of one user may find nothing loaded at once; one of them loads. Raises InvalidKey, TryLater."""
-        loading = self._loading.get(subject)
-        if loading is None:
-            loading = self._loading[subject] = asyncio.ensure_future(self.in_database(usage.load, subject))
-            loading.add_done_callback(lambda _: self._loading.pop(subject, None))
-        try:
-            exists = await asyncio.shield(loading)
-        except (DatabaseError, redis.RedisError) as error:
-            logger.error("cannot load the counters of %s: %s", subject, error)
-            raise TryLater(
-                "The portal cannot check your limits now.", status=503, code="limits_unavailable", retry_after_s=2
-            ) from None
-        if not exists:
-            raise Revoked
+        """Many may find nothing loaded at once: what is asked for during one load is the next one's, together. Raises
+        InvalidKey, TryLater."""
+        wanted = self._wanted.get(subject)
+        if wanted is None:
+            wanted = self._wanted[subject] = self.loop.create_future()
+            if self._loader is None or self._loader.done():
+                self._loader = self.loop.create_task(self._load_wanted())
+        error = await asyncio.shield(wanted)
+        if error is not None:
+            raise error
+
+    async def _load_wanted(self) -> None:
+        while self._wanted:
+            wanted, self._wanted = self._wanted, {}
+            found: set[str] = set()
+            missing: ApiError = Revoked()
+            try:
+                found = await self.in_database(usage.load_all, list(wanted))
+            except (DatabaseError, redis.RedisError) as error:
+                logger.error("cannot load the counters of %d: %s", len(wanted), error)
+                missing = TryLater(
+                    "The portal cannot check your limits now.", status=503, code="limits_unavailable", retry_after_s=2
+                )
+            except Exception as fault:  # a bug must not leave anybody waiting
+                logger.exception("cannot load counters")
+                missing = ApiError(f"The portal failed ({type(fault).__name__}).")
+            for subject, future in wanted.items():
+                if not future.done():
+                    future.set_result(None if subject in found else missing)
+
+    async def _reap(self) -> None:
+        """First what the dead had settled, then what they had open."""
+        with contextlib.suppress(LedgerAway):
+            for user_id in await inherit(get_config().journal_dir, get_config().redis):
+                self.admission.doubt(user_id)
+        await self.admission.reap()
 
     async def _flush_late(self) -> None:
         """The worker writes the records. If it does not, this process does, at the cost of its own speed."""
         if users := self.admission.recount():
             await self._flush()
             for user_id in users:
-                await self.in_database(quotas.drop, user_id)
+                if not await self.in_database(quotas.drop, user_id):
+                    self.admission.doubt(user_id)
         await self._flush(get_config().usage_backlog_seconds)
 
     async def _flush(self, older_than_s: float = 0) -> None:
@@ -228,3 +296,11 @@ class Gateway:
             except redis.RedisError as error:
                 logger.warning("no announcements of changes: %s", error)
             await asyncio.sleep(1)
+
+
+def _journal(directory: Path) -> Journal:
+    try:
+        return Journal(directory)
+    except OSError as error:
+        logger.error("no journal of settlements (%s): a kill of this process may lose the last of them", error)
+        return Journal()

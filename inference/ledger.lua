@@ -1,220 +1,356 @@
 -- The live ledger: every admission, checkpoint and settlement is one operation of this script, and so is atomic.
--- ARGV holds any number of operations one after the other; the answer has one element for each.
+-- ARGV: who calls (a process of the data plane; "" for none), how long it counts as alive (ms; -1: it is dead), the month
+-- (UTC, as 202611), then any number of operations one after the other; the answer has one element for each.
 --
---   quota:<subject>  hash  pl gl limits; pu gu used; pr gr reserved; ver version of its rights; on 1 or 0;
---                          rm requests per minute; tm td tM tokens per minute, day, month; so requests at once; each
---                          "" for none; lim 1 if there is one beside rm; n requests at once, counted while so is set
+--   counters:<subject>  string  the row, 16 numbers (big-endian doubles), -1 for no limit: on 1 or 0; ver version of its
+--                          rights; pl gl limits; pu gu used; pr gr reserved; rm requests per minute, rw the minute
+--                          that rn counts the requests of; tm td tM tokens per minute, day, month; so requests at once,
+--                          n how many there are, counted while so is set.
 --                          A subject is a user (its id) or an API key ("k" and its id). A request with a key holds of
---                          both; "" in the place of a key: none.
---   req:<subject>:<minute>           requests let through in that minute
+--                          both, unless the key has no limit at all: of that one only on and ver are kept up.
+--                          "" in the place of a key: none.
 --   win:<subject>:<m|d|M><number>    tokens used and reserved in that minute, day, month (UTC)
 --   ended:<session>  string  that session's access tokens count no more
---   open:<request>   hash  u user; k key; p g reserved; cp cg checkpoint; m what its record will say, as JSON;
---                          w the windows that it counts in; a the subjects whose n it counts in
---   open             zset  request -> end of its lease, ms
+--   running:<process>   hash  request -> what it holds and what its record will say: see `opened`
+--   alive            zset  process -> when it is taken for silent, ms; 0: it is known to be dead
+--   silent           zset  process -> when it was first seen to be silent, ms
 --   outbox           list  records of settled requests, JSON, on their way to the database
 --
---   admit      <request> <user> <ver> <session> <key> <ver> <prompt> <want> <least> <step> <lease ms> <month> <meta>
---              -> {"ok", granted, requests limit (-1: none) and remaining, tokens limit and remaining, its window}
+--   admit      <user> <ver> <session> <key> <ver> <request> <prompt> <want> <least> <step> <slice> <meta>
+--              -> {"ok", granted, requests limit (-1: none) and remaining, tokens limit and remaining, its window, holds}
 --              | {"absent", subject} | {"revoked"} | {"prompt"|"generated", left, free, subject}
 --              | {"rate", what, limit, window, subject}
 --              least: fewer generated tokens than that are not worth a start; granted is a multiple of step.
+--              slice: above 0, no more than that is granted where `want` would be a large part of what is free.
 --              left: limit - used. free: left - what other requests hold now. window: m, d, M, "" (none).
---   checkpoint <request> <prompt> <generated> <lease ms>      -> 1 | 0 (not open: settled already)
---   settle     <request> <prompt> <generated> <record>        -> 1 | 0 (not open; the record goes to the outbox anyway)
---   reopen     <request> <user> <key> <prompt> <generated> <lease ms> <meta>   -> 1: was lost, is open again | 0
---   cancel     <request>                                       -> 1: released, nothing was forwarded, no record
---   reap       <most>                                          -> number of requests settled at their checkpoint
+--              holds: the windows and numbers at once that it counts in; its settlement gives it back.
+--   extend     <request> <want> <step>   -> {granted, holds}; 0: not open, or nothing is free
+--   checkpoint <request> <prompt> <generated>                 -> 1 | 0 (not open: settled already)
+--   settle     <user> <key> <request> <reserved prompt> <reserved generated> <prompt> <generated> <holds> <record>
+--              -> 1 | 0 (not open; the record goes to the outbox anyway)
+--              reserved generated: -1 where more was asked for; then what it holds is looked up.
+--   reopen     <user> <key> <request> <prompt> <generated> <meta>        -> 1: was lost, is open again | 0
+--   cancel     <request>                                       -> 1: released, nothing was forwarded, no record;
+--              nor does it count among the requests of this minute
+--   alive                                                      -> 1: this process lives
+--   reap       <most> <patience>                               -> number of requests settled at their checkpoint
+--              of the dead, and of those that were silent at a look at least so many ms ago and still are. At the first
+--              look they may be silent because this Redis was away.
 --   holding    <token>                                         -> 1, or the whole call fails: whose lock:ledger is not
---   load       <subject> <pl> <gl> <pu> <gu> <ver> <on> <rm> <tm> <td> <tM> <so> <month> <tokens today> <this month>
+--   load       <subject> <pl> <gl> <pu> <gu> <ver> <on> <rm> <tm> <td> <tM> <so> <tokens today> <this month>
 --              -> 1; used = what is given + the outbox, reserved = what is open; windows that live stay as they are
+--
+-- Within a call the rows are read together, first, and written together at the end, as are new requests and records: a
+-- command costs more than all the arithmetic of a request.
 
+local process, lease, month = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local op = {}
+local minute = math.floor(now / 60000)
+local OPEN = 'running:' .. process
 local LIVES = {m = 120000, d = 172800000, M = 3456000000}
+local op = {}
 
-local function window(subject, kind, month)
-  if kind == 'm' then return 'win:' .. subject .. ':m' .. math.floor(now / 60000) end
+local ROW = '>dddddddddddddddd'
+local MOST = 9007199254740991
+local rows, changed = {}, {}
+
+local function read_row(text)
+  if not text then return false end
+  local on, ver, pl, gl, pu, gu, pr, gr, rm, rw, rn, tm, td, tM, so, n = struct.unpack(ROW, text)
+  return {on = on, ver = ver, pl = pl, gl = gl, pu = pu, gu = gu, pr = pr, gr = gr, rm = rm, rw = rw, rn = rn, tm = tm,
+    td = td, tM = tM, so = so, n = n}  -- made at its full size: growing costs more than all the rest
+end
+
+local function row(subject)
+  local r = rows[subject]
+  if r == nil then
+    r = read_row(redis.call('GET', 'counters:' .. subject))
+    rows[subject] = r
+  end
+  return r
+end
+
+local function packed(r)
+  return struct.pack(ROW, r.on, r.ver, r.pl, r.gl, r.pu, r.gu, r.pr, r.gr, r.rm, r.rw, r.rn, r.tm, r.td, r.tM, r.so, r.n)
+end
+
+-- The rows of all who the call's admissions and settlements name, in one command.
+local function read_ahead(subjects)
+  local keys = {}
+  for at, subject in ipairs(subjects) do keys[at] = 'counters:' .. subject end
+  for from = 1, #keys, 1000 do
+    local texts = redis.call('MGET', unpack(keys, from, math.min(from + 999, #keys)))
+    for at = 1, #texts do rows[subjects[from + at - 1]] = read_row(texts[at]) end
+  end
+end
+
+local function unlimited(r)
+  return r.pl >= MOST and r.gl >= MOST and r.rm < 0 and r.tm < 0 and r.td < 0 and r.tM < 0 and r.so < 0
+end
+
+local function change(subject, r, p, g, prompt, generated)
+  r.pr, r.gr, r.pu, r.gu = r.pr + p, r.gr + g, r.pu + prompt, r.gu + generated
+  changed[subject] = r
+end
+
+local opening, records = {}, {}
+
+local function write_down()
+  local new = {}
+  for subject, r in pairs(changed) do
+    new[#new + 1] = 'counters:' .. subject
+    new[#new + 1] = packed(r)
+  end
+  for at = 1, #new, 1000 do redis.call('MSET', unpack(new, at, math.min(at + 999, #new))) end
+  for at = 1, #opening, 1000 do
+    redis.call('HSET', OPEN, unpack(opening, at, math.min(at + 999, #opening)))
+  end
+  for at = 1, #records, 1000 do
+    redis.call('RPUSH', 'outbox', unpack(records, at, math.min(at + 999, #records)))
+  end
+  rows, changed, opening, records = {}, {}, {}, {}
+end
+
+-- What is kept of an open request: cp cg are its checkpoint, windows and at_once what `holds` names.
+local function opened(user, key, p, g, cp, cg, holds, meta)
+  return string.format('%s %s %d %d %d %d|%s|%s', user, key, p, g, cp, cg, holds, meta)
+end
+
+local function read_open(text)
+  local user, key, p, g, cp, cg, holds, meta = string.match(text, '^(%S+) (%S*) (%d+) (%d+) (%d+) (%d+)|([^|]*)|(.*)$')
+  return {user = user, key = key, p = p + 0, g = g + 0, cp = cp + 0, cg = cg + 0, holds = holds, meta = meta}
+end
+
+-- Windows: `holds` is a list of win:<subject>:<window>=<tokens held there> and n:<subject>.
+local function window(subject, kind)
+  if kind == 'm' then return 'win:' .. subject .. ':m' .. minute end
   if kind == 'd' then return 'win:' .. subject .. ':d' .. math.floor(now / 86400000) end
   return 'win:' .. subject .. ':M' .. month
 end
 
-local function add(key, count, life)
-  if redis.call('INCRBY', key, count) == count then redis.call('PEXPIRE', key, life) end
-end
-
--- One write in the place of several HINCRBY: the script is atomic, and a call costs more than the arithmetic.
-local function move(subject, p, g, prompt, generated)
-  local quota = 'quota:' .. subject
-  local q = redis.call('HMGET', quota, 'pr', 'gr', 'pu', 'gu')
-  if q[1] then
-    redis.call('HSET', quota, 'pr', q[1] - p, 'gr', q[2] - g, 'pu', q[3] + prompt, 'gu', q[4] + generated)
+local function add(key, count)
+  if redis.call('INCRBY', key, count) == count then
+    redis.call('PEXPIRE', key, LIVES[string.match(key, ':(%a)%d*$')])
   end
 end
 
-local function release(request, o, prompt, generated)
-  redis.call('DEL', 'open:' .. request)
-  redis.call('ZREM', 'open', request)
-  move(o[1], o[3], o[4], prompt, generated)
-  if o[2] and o[2] ~= '' then move(o[2], o[3], o[4], prompt, generated) end
-  if o[5] then
-    local change = prompt + generated - o[3] - o[4]
-    for key in string.gmatch(o[5], '%S+') do
-      if redis.call('EXISTS', key) == 1 then redis.call('INCRBY', key, change) end
-    end
-    for subject in string.gmatch(o[6], '%S+') do
-      if redis.call('EXISTS', 'quota:' .. subject) == 1 then redis.call('HINCRBY', 'quota:' .. subject, 'n', -1) end
-    end
+-- The request has cost `spent`: its earliest windows are charged first, and the rest is given back.
+local function leave(holds, spent)
+  local left, last = {}, {}
+  for subject in string.gmatch(holds, 'n:(%S+)') do
+    local r = row(subject)
+    if r then r.n = r.n - 1 changed[subject] = r end
+  end
+  for key, tokens in string.gmatch(holds, '(win:%S+)=(%d+)') do
+    local kind = string.match(key, '^(.*:%a)')
+    local taken = math.min(left[kind] or spent, tokens)
+    left[kind], last[kind] = (left[kind] or spent) - taken, key
+    if taken ~= tokens + 0 and redis.call('EXISTS', key) == 1 then redis.call('INCRBY', key, taken - tokens) end
+  end
+  for kind, more in pairs(left) do
+    if more > 0 and redis.call('EXISTS', last[kind]) == 1 then redis.call('INCRBY', last[kind], more) end
   end
 end
 
--- The subject's row as {on ver pl gl pu gu pr gr rm lim}, or a verdict alone.
-local function standing(subject, ver)
-  local q = redis.call('HMGET', 'quota:' .. subject, 'on', 'ver', 'pl', 'gl', 'pu', 'gu', 'pr', 'gr', 'rm', 'lim')
-  if not q[1] then return nil, {'absent', subject} end
-  if q[1] ~= '1' or q[2] ~= ver then return nil, {'revoked'} end
-  return q
+-- The rows, loaded and with a limit, of those who a request is charged to: `for subject, r in limited(user, key)`.
+local function limited(user, key)
+  local found = {}
+  local r = row(user)
+  if r then found[user] = r end
+  r = key ~= '' and row(key)
+  if r and not unlimited(r) then found[key] = r end
+  return pairs(found)
 end
 
--- What the subject's limits by time and number leave: a verdict, or the tightest {limit, free, window}.
-local function pace(subject, month, need, tight, held)
-  local l = redis.call('HMGET', 'quota:' .. subject, 'tm', 'td', 'tM', 'so', 'n')
-  if l[4] and l[4] ~= '' then
-    if tonumber(l[5] or 0) >= tonumber(l[4]) then return {'rate', 'at once', tonumber(l[4]), '', subject} end
-    held.at_once[#held.at_once + 1] = subject
-  end
-  for i, kind in ipairs({'m', 'd', 'M'}) do
-    if l[i] and l[i] ~= '' then
-      local key = window(subject, kind, month)
-      local free = l[i] - (redis.call('GET', key) or 0)
-      if free < need then return {'rate', 'tokens', tonumber(l[i]), kind, subject} end
-      if free < tight.free then tight.free, tight.limit, tight.window = free, tonumber(l[i]), kind end
-      held.windows[#held.windows + 1] = {key, LIVES[kind]}
+local function release(user, key, p, g, holds, prompt, generated)
+  for subject, r in limited(user, key) do change(subject, r, -p, -g, prompt, generated) end
+  if holds ~= '' then leave(holds, prompt + generated) end
+end
+
+-- What the limits of tokens by time leave of a subject: a verdict where it is less than `need`.
+local function by_time(subject, r, need, tight, keys)
+  for _, kind in ipairs({'m', 'd', 'M'}) do
+    local limit = r['t' .. kind]
+    if limit >= 0 then
+      local key = window(subject, kind)
+      local free = limit - (redis.call('GET', key) or 0)
+      if free < need then return {'rate', 'tokens', limit, kind, subject} end
+      if free < tight.free then tight.free, tight.limit, tight.window = free, limit, kind end
+      keys[#keys + 1] = key
     end
   end
 end
 
-local function hold(subject, q, prompt, granted)
-  redis.call('HSET', 'quota:' .. subject, 'pr', q[7] + prompt, 'gr', q[8] + granted)
-end
-
-function op.admit(request, user, ver, session, key, kver, prompt, want, least, step, lease, month, meta)
-  prompt, want, least, step = tonumber(prompt), tonumber(want), tonumber(least), tonumber(step)
-  local q, verdict = standing(user, ver)
-  if verdict then return verdict end
+function op.admit(user, ver, session, key, kver, request, prompt, want, least, step, slice, meta)
+  prompt, want, least, step, slice = prompt + 0, want + 0, least + 0, math.max(step + 0, 1), slice + 0
+  local subjects, rs = {user}, {row(user)}
+  if not rs[1] then return {'absent', user} end
+  if rs[1].on ~= 1 or rs[1].ver ~= ver + 0 then return {'revoked'} end
   if session ~= '' and redis.call('EXISTS', 'ended:' .. session) == 1 then return {'revoked'} end
-  local subjects = {{user, q}}
   if key ~= '' then
-    local k
-    k, verdict = standing(key, kver)
-    if verdict then return verdict end
-    subjects[2] = {key, k}
+    local r = row(key)
+    if not r then return {'absent', key} end
+    if r.on ~= 1 or r.ver ~= kver + 0 then return {'revoked'} end
+    if not unlimited(r) then subjects[2], rs[2] = key, r end
   end
 
   local pleft, pfree, psubject = math.huge, math.huge, user
   local gleft, gfree, gsubject, glimit = math.huge, math.huge, user, 0
-  for _, one in ipairs(subjects) do
-    local s, r = one[1], one[2]
-    local left = r[3] - r[5]
-    if left - r[7] < pfree then pleft, pfree, psubject = left, left - r[7], s end
-    left = r[4] - r[6]
-    if left - r[8] < gfree then gleft, gfree, gsubject, glimit = left, left - r[8], s, tonumber(r[4]) end
+  for i, r in ipairs(rs) do
+    local left = r.pl - r.pu
+    if left - r.pr < pfree then pleft, pfree, psubject = left, left - r.pr, subjects[i] end
+    left = r.gl - r.gu
+    if left - r.gr < gfree then gleft, gfree, gsubject, glimit = left, left - r.gr, subjects[i], r.gl end
   end
   if prompt > pfree then return {'prompt', pleft, pfree, psubject} end
-  local tight = {limit = glimit, free = prompt + gfree, window = ''}
-  local held = {windows = {}, at_once = {}}
-  for _, one in ipairs(subjects) do
-    if one[2][10] == '1' then
-      verdict = pace(one[1], month, prompt + least, tight, held)
-      if verdict then return verdict end
+  local tight, keys, at_once = {limit = glimit, free = prompt + gfree, window = ''}, {}, {}
+  for i, r in ipairs(rs) do
+    if r.so >= 0 then
+      if r.n >= r.so then return {'rate', 'at once', r.so, '', subjects[i]} end
+      at_once[#at_once + 1] = subjects[i]
     end
+    local verdict = by_time(subjects[i], r, prompt + least, tight, keys)
+    if verdict then return verdict end
   end
-  local granted = math.floor(math.min(want, tight.free - prompt) / step) * step
+  local free = tight.free - prompt
+  if slice > 0 and want > slice and want * 4 > free then want = slice end
+  local granted = math.floor(math.min(want, free) / step) * step
   if granted < least then return {'generated', gleft, gfree, gsubject} end
 
   local rlimit, rfree = -1, -1
-  for _, one in ipairs(subjects) do
-    local rm = one[2][9]
-    if rm and rm ~= '' then
-      local counter = 'req:' .. one[1] .. ':' .. math.floor(now / 60000)
-      local count = redis.call('INCR', counter)
-      if count == 1 then redis.call('PEXPIRE', counter, LIVES.m) end
-      local free = rm - count
-      if free < 0 then return {'rate', 'requests', tonumber(rm), 'm', one[1]} end
-      if rlimit < 0 or free < rfree then rlimit, rfree = tonumber(rm), free end
+  for i, r in ipairs(rs) do
+    if r.rm >= 0 then
+      if r.rw ~= minute then r.rw, r.rn = minute, 0 end
+      r.rn = r.rn + 1
+      changed[subjects[i]] = r
+      local left = r.rm - r.rn
+      if left < 0 then return {'rate', 'requests', r.rm, 'm', subjects[i]} end
+      if rlimit < 0 or left < rfree then rlimit, rfree = r.rm, left end
     end
   end
 
-  for _, one in ipairs(subjects) do hold(one[1], one[2], prompt, granted) end
-  local open = {'u', user, 'k', key, 'p', prompt, 'g', granted, 'cp', 0, 'cg', 0, 'm', meta}
-  if held.windows[1] or held.at_once[1] then
-    local keys = {}
-    for i, one in ipairs(held.windows) do
-      add(one[1], prompt + granted, one[2])
-      keys[i] = one[1]
+  for i, r in ipairs(rs) do change(subjects[i], r, prompt, granted, 0, 0) end
+  local holds = ''
+  if keys[1] or at_once[1] then
+    local parts = {}
+    for _, name in ipairs(keys) do
+      add(name, prompt + granted)
+      parts[#parts + 1] = name .. '=' .. prompt + granted
     end
-    for _, subject in ipairs(held.at_once) do redis.call('HINCRBY', 'quota:' .. subject, 'n', 1) end
-    for _, part in ipairs({'w', table.concat(keys, ' '), 'a', table.concat(held.at_once, ' ')}) do
-      open[#open + 1] = part
+    for _, subject in ipairs(at_once) do
+      rows[subject].n = rows[subject].n + 1
+      parts[#parts + 1] = 'n:' .. subject
     end
+    holds = table.concat(parts, ' ')
   end
-  redis.call('HSET', 'open:' .. request, unpack(open))
-  redis.call('ZADD', 'open', now + lease, request)
-  return {'ok', granted, rlimit, rfree, tight.limit, tight.free - prompt - granted, tight.window}
+  opening[#opening + 1] = request
+  opening[#opening + 1] = opened(user, key, prompt, granted, 0, 0, holds, meta)
+  return {'ok', granted, rlimit, rfree, tight.limit, free - granted, tight.window, holds}
 end
 
-function op.checkpoint(request, prompt, generated, lease)
-  if redis.call('EXISTS', 'open:' .. request) == 0 then return 0 end
-  redis.call('HSET', 'open:' .. request, 'cp', prompt, 'cg', generated)
-  redis.call('ZADD', 'open', now + lease, request)
+function op.extend(request, want, step)
+  write_down()
+  local text = redis.call('HGET', OPEN, request)
+  if not text then return {0, ''} end
+  local o, tight, keys = read_open(text), {free = math.huge}, {}
+  for subject, r in limited(o.user, o.key) do
+    tight.free = math.min(tight.free, r.gl - r.gu - r.gr)
+    if by_time(subject, r, 1, tight, keys) then return {0, o.holds} end
+  end
+  local granted = math.floor(math.min(want, tight.free) / step) * step
+  if granted <= 0 then return {0, o.holds} end
+  for subject, r in limited(o.user, o.key) do change(subject, r, 0, granted, 0, 0) end
+  local parts = {}
+  for _, key in ipairs(keys) do
+    add(key, granted)
+    parts[#parts + 1] = key .. '=' .. granted
+  end
+  if parts[1] then o.holds = o.holds .. ' ' .. table.concat(parts, ' ') end
+  redis.call('HSET', OPEN, request, opened(o.user, o.key, o.p, o.g + granted, o.cp, o.cg, o.holds, o.meta))
+  return {granted, o.holds}
+end
+
+function op.checkpoint(request, prompt, generated)
+  local text = redis.call('HGET', OPEN, request)
+  if not text then return 0 end
+  local o = read_open(text)
+  redis.call('HSET', OPEN, request, opened(o.user, o.key, o.p, o.g, prompt, generated, o.holds, o.meta))
   return 1
 end
 
-function op.settle(request, prompt, generated, record)
-  local o = redis.call('HMGET', 'open:' .. request, 'u', 'k', 'p', 'g', 'w', 'a')
-  redis.call('RPUSH', 'outbox', record)
-  if not o[1] then return 0 end
-  release(request, o, prompt, generated)
+function op.settle(user, key, request, p, g, prompt, generated, holds, record)
+  records[#records + 1] = record
+  if g + 0 < 0 then
+    local text = redis.call('HGET', OPEN, request)
+    if not text then return 0 end
+    local o = read_open(text)
+    g, holds = o.g, o.holds
+  end
+  if redis.call('HDEL', OPEN, request) == 0 then return 0 end
+  release(user, key, p, g, holds, prompt, generated)
   return 1
 end
 
-function op.reopen(request, user, key, prompt, granted, lease, meta)
-  if redis.call('EXISTS', 'open:' .. request) == 1 then return 0 end
-  for _, subject in ipairs({user, key}) do
-    local quota = 'quota:' .. subject
-    if subject ~= '' and redis.call('EXISTS', quota) == 1 then
-      redis.call('HINCRBY', quota, 'pr', prompt)
-      redis.call('HINCRBY', quota, 'gr', granted)
-    end
-  end
-  redis.call('HSET', 'open:' .. request, 'u', user, 'k', key, 'p', prompt, 'g', granted, 'cp', 0, 'cg', 0, 'm', meta)
-  redis.call('ZADD', 'open', now + lease, request)
+function op.reopen(user, key, request, prompt, granted, meta)
+  write_down()
+  if redis.call('HEXISTS', OPEN, request) == 1 then return 0 end
+  for subject, r in limited(user, key) do change(subject, r, prompt, granted, 0, 0) end
+  redis.call('HSET', OPEN, request, opened(user, key, prompt, granted, 0, 0, '', meta))
   return 1
 end
 
 function op.cancel(request)
-  local o = redis.call('HMGET', 'open:' .. request, 'u', 'k', 'p', 'g', 'w', 'a')
-  if o[1] then release(request, o, 0, 0) end
+  write_down()
+  local text = redis.call('HGET', OPEN, request)
+  if text then
+    local o = read_open(text)
+    redis.call('HDEL', OPEN, request)
+    release(o.user, o.key, o.p, o.g, o.holds, 0, 0)
+    for subject, r in limited(o.user, o.key) do
+      if r.rw == minute and r.rn > 0 then r.rn = r.rn - 1 changed[subject] = r end
+    end
+  end
   return 1
 end
 
-function op.reap(most)
-  local expired = redis.call('ZRANGEBYSCORE', 'open', '-inf', now, 'LIMIT', 0, most)
-  for _, request in ipairs(expired) do
-    local o = redis.call('HMGET', 'open:' .. request, 'u', 'k', 'p', 'g', 'w', 'a', 'cp', 'cg', 'm')
-    if o[1] then
-      local record = cjson.decode(o[9])
-      record.prompt_tokens, record.generated_tokens = tonumber(o[7]), tonumber(o[8])
-      record.outcome, record.exact = 'expired', false
-      record.duration_ms = math.max(0, now - record.started_ms)
-      redis.call('RPUSH', 'outbox', cjson.encode(record))
-      release(request, o, o[7], o[8])
-    else
-      redis.call('ZREM', 'open', request)
-    end
+function op.alive()
+  return 1
+end
+
+local function dead(patience)
+  local found, seen = redis.call('ZRANGEBYSCORE', 'alive', '-inf', 0), {}
+  for _, silent in ipairs(redis.call('ZRANGEBYSCORE', 'alive', '(0', now)) do
+    local since = redis.call('ZSCORE', 'silent', silent)
+    if since and now - since >= patience + 0 then found[#found + 1] = silent end
+    seen[#seen + 1] = since or now
+    seen[#seen + 1] = silent
   end
-  return #expired
+  redis.call('DEL', 'silent')  -- of those who are heard of again nothing stays
+  if seen[1] then redis.call('ZADD', 'silent', unpack(seen)) end
+  return found
+end
+
+function op.reap(most, patience)
+  write_down()
+  local reaped = 0
+  for _, one in ipairs(dead(patience)) do
+    local all = redis.call('HGETALL', 'running:' .. one)
+    for i = 1, #all, 2 do
+      if reaped == most + 0 then return reaped end
+      local o = read_open(all[i + 1])
+      local record = cjson.decode(o.meta)
+      record.prompt_tokens, record.generated_tokens = o.cp, o.cg
+      record.outcome, record.exact, record.reserved_tokens = 'expired', false, o.g + 0
+      record.duration_ms = math.max(0, now - record.started_ms)
+      records[#records + 1] = cjson.encode(record)
+      redis.call('HDEL', 'running:' .. one, all[i])
+      release(o.user, o.key, o.p, o.g, o.holds, o.cp, o.cg)
+      reaped = reaped + 1
+    end
+    redis.call('ZREM', 'alive', one)
+  end
+  return reaped
 end
 
 function op.holding(token)
@@ -222,12 +358,15 @@ function op.holding(token)
   return 1
 end
 
-function op.load(subject, pl, gl, pu, gu, ver, on, rm, tm, td, tM, so, month, today, this_month)
+function op.load(subject, pl, gl, pu, gu, ver, on, rm, tm, td, tM, so, today, this_month)
+  write_down()
   local pr, gr, n = 0, 0, 0
-  for _, request in ipairs(redis.call('ZRANGE', 'open', 0, -1)) do
-    local o = redis.call('HMGET', 'open:' .. request, 'u', 'k', 'p', 'g', 'a')
-    if o[1] == subject or o[2] == subject then pr, gr = pr + o[3], gr + o[4] end
-    if o[5] and string.find(' ' .. o[5] .. ' ', ' ' .. subject .. ' ', 1, true) then n = n + 1 end
+  for _, living in ipairs(redis.call('ZRANGE', 'alive', 0, -1)) do
+    for _, text in ipairs(redis.call('HVALS', 'running:' .. living)) do
+      local o = read_open(text)
+      if o.user == subject or o.key == subject then pr, gr = pr + o.p, gr + o.g end
+      if string.find(' ' .. o.holds .. ' ', ' n:' .. subject .. ' ', 1, true) then n = n + 1 end
+    end
   end
   local spent, seen = 0, {}
   for _, json in ipairs(redis.call('LRANGE', 'outbox', 0, -1)) do
@@ -239,21 +378,46 @@ function op.load(subject, pl, gl, pu, gu, ver, on, rm, tm, td, tM, so, month, to
       spent = spent + record.prompt_tokens + record.generated_tokens
     end
   end
-  if td ~= '' then redis.call('SET', window(subject, 'd'), today + spent, 'NX', 'PX', LIVES.d) end
-  if tM ~= '' then redis.call('SET', window(subject, 'M', month), this_month + spent, 'NX', 'PX', LIVES.M) end
-  local lim = (tm .. td .. tM .. so ~= '') and 1 or 0
-  redis.call('HSET', 'quota:' .. subject, 'pl', pl, 'gl', gl, 'pu', string.format('%.0f', pu), 'gu',
-    string.format('%.0f', gu), 'pr', pr, 'gr', gr, 'ver', ver, 'on', on, 'rm', rm, 'tm', tm, 'td', td, 'tM', tM,
-    'so', so, 'n', n, 'lim', lim)
+  if td ~= '-1' then redis.call('SET', window(subject, 'd'), today + spent, 'NX', 'PX', LIVES.d) end
+  if tM ~= '-1' then redis.call('SET', window(subject, 'M'), this_month + spent, 'NX', 'PX', LIVES.M) end
+  local old = row(subject) or {rw = 0, rn = 0}
+  redis.call('SET', 'counters:' .. subject, packed({on = on, ver = ver, pl = pl, gl = gl, pu = pu, gu = gu, pr = pr,
+    gr = gr, rm = rm, rw = old.rw, rn = old.rn, tm = tm, td = td, tM = tM, so = so, n = n}))
+  rows[subject] = nil
   return 1
 end
 
-local arguments = {admit = 13, checkpoint = 4, settle = 4, reopen = 7, cancel = 1, reap = 1, holding = 1, load = 15}
-local out, at = {}, 1
+if process ~= '' then redis.call('ZADD', 'alive', lease < 0 and 0 or now + lease, process) end
+local arguments = {admit = 12, extend = 3, checkpoint = 3, settle = 9, reopen = 6, cancel = 1, alive = 0, reap = 2,
+  holding = 1, load = 14}
+local named, known = {}, {[''] = true}
+local function name_it(subject)
+  if not known[subject] then
+    known[subject] = true
+    named[#named + 1] = subject
+  end
+end
+local at = 4
+while at <= #ARGV do
+  local name = ARGV[at]
+  if name == 'admit' then
+    name_it(ARGV[at + 1])
+    name_it(ARGV[at + 4])
+  elseif name == 'settle' then
+    name_it(ARGV[at + 1])
+    name_it(ARGV[at + 2])
+  end
+  at = at + arguments[name] + 1
+end
+read_ahead(named)
+
+local out = {}
+at = 4
 while at <= #ARGV do
   local name = ARGV[at]
   local count = arguments[name]
   out[#out + 1] = op[name](unpack(ARGV, at + 1, at + count))
   at = at + count + 1
 end
+write_down()
 return out

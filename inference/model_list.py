@@ -1,21 +1,34 @@
 """The models that a caller may use, as OpenAI's clients and as Anthropic's expect them. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from inference.routing import Route
 
 
-def models_of(routes: list[Route], anthropic: bool) -> dict[str, dict[str, Any]]:
-    """Model objects by name; engines of one model are one entry that names them."""
+def models_of(routes: list[Route], aliases: Collection[str], anthropic: bool) -> dict[str, dict[str, Any]]:
+    """Model objects by name, of models first and then of `aliases`. Engines of one name are one entry that names them;
+    a model whose name is an alias is what the alias says."""
     models: dict[str, dict[str, Any]] = {}
-    for route in sorted(routes, key=lambda route: (route.created, route.name)):
-        entry = models.get(route.model)
-        if entry is None:
-            entry = models[route.model] = _anthropic(route) if anthropic else _openai(route)
-        entry["engines"].append(route.name)
+    routes = sorted(routes, key=lambda route: (route.created, route.name))
+    for route in routes:
+        if route.model not in aliases:
+            _add(models, route.model, route, anthropic)
+    for alias in sorted(aliases):
+        for route in routes:
+            if alias in route.meant:
+                _add(models, alias, route, anthropic)
     return models
+
+
+def _add(models: dict[str, dict[str, Any]], name: str, route: Route, anthropic: bool) -> None:
+    entry = models.get(name)
+    if entry is None:
+        entry = models[name] = _anthropic(name, route) if anthropic else _openai(name, route)
+    length = "max_input_tokens" if anthropic else "max_model_len"
+    entry[length] = min(entry[length], route.max_model_len)  # which of them answers is not known beforehand
+    entry["engines"].append(route.name)
 
 
 def listed(models: Mapping[str, Any], anthropic: bool) -> dict[str, Any]:
@@ -27,9 +40,9 @@ def listed(models: Mapping[str, Any], anthropic: bool) -> dict[str, Any]:
     return {"data": data, "has_more": False, "first_id": ends[0], "last_id": ends[1]}
 
 
-def _openai(route: Route) -> dict[str, Any]:
+def _openai(name: str, route: Route) -> dict[str, Any]:
     return {
-        "id": route.model,
+        "id": name,
         "object": "model",
         "created": route.created,
         "owned_by": "vllm-portal",
@@ -38,11 +51,11 @@ def _openai(route: Route) -> dict[str, Any]:
     }
 
 
-def _anthropic(route: Route) -> dict[str, Any]:
+def _anthropic(name: str, route: Route) -> dict[str, Any]:
     return {
         "type": "model",
-        "id": route.model,
-        "display_name": route.model,
+        "id": name,
+        "display_name": name,
         "created_at": datetime.fromtimestamp(route.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "max_input_tokens": route.max_model_len,
         "engines": [],

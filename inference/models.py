@@ -115,7 +115,17 @@ class UsageRollup(models.Model):
     duration_ms = models.PositiveBigIntegerField(default=0, help_text="Of all these requests together.")
 
     class Meta:
-        indexes = [models.Index(fields=["period", "start"]), models.Index(fields=["user", "period", "start"])]
+        indexes = [
+            # Holds whatever is summed up for an admin: to look up each row would take five times as long.
+            models.Index(
+                fields=[
+                    "period", "start", "user", "api_key", "engine", "model", "requests", "prompt_tokens",
+                    "cached_tokens", "generated_tokens",
+                ],
+                name="rollup_sums",
+            ),
+            models.Index(fields=["user", "period", "start"]),
+        ]  # fmt: skip
 
     def __str__(self) -> str:
         return f"{self.period} from {self.start}: {self.requests} requests"
@@ -141,6 +151,11 @@ class UsageRecord(models.Model):
     prompt_tokens = models.PositiveBigIntegerField()
     cached_tokens = models.PositiveBigIntegerField(default=0, help_text="Of the prompt tokens: found in the cache.")
     generated_tokens = models.PositiveBigIntegerField()
+    reserved_tokens = models.PositiveBigIntegerField(
+        null=True,
+        editable=False,
+        help_text="Generated tokens that were held for it, where what it cost the engine is not known for certain.",
+    )
     exact = models.BooleanField(help_text="Counted by the engine; else the reservation or the last count seen.")
     outcome = models.CharField(max_length=10, choices=Outcome.choices)
     started_at = models.DateTimeField(db_index=True)
@@ -149,7 +164,42 @@ class UsageRecord(models.Model):
 
     class Meta:
         ordering = ["-started_at", "-id"]
-        indexes = [models.Index(fields=["user", "started_at"]), models.Index(fields=["engine", "started_at"])]
+        # One for each filter, in the order of the lists.
+        indexes = [
+            models.Index(fields=["user", "started_at"]),
+            models.Index(fields=["engine", "started_at"]),
+            models.Index(fields=["api_key", "started_at"], name="record_by_key"),
+            models.Index(fields=["model", "started_at"], name="record_by_model"),
+            models.Index(fields=["outcome", "started_at"], name="record_by_outcome"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.prompt_tokens}+{self.generated_tokens} tokens, {self.outcome}"
+
+
+class ModelAlias(models.Model):
+    """One more name in requests for models or engines, made by admins. `inference.aliases` checks it."""
+
+    name = models.CharField(max_length=200, unique=True, help_text="What clients send as model, such as gpt-4o-mini.")
+    targets = models.JSONField(help_text="Names of models or engines; requests go to whichever of them are ready.")
+
+    class Meta:
+        ordering = ["name"]
+        verbose_name_plural = "model aliases"
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class AuditRun(models.Model):
+    """What an audit of the ledger found. `findings`: a list of {rule, about, text}, the first of `broken` many."""
+
+    at = models.DateTimeField(db_index=True)
+    broken = models.PositiveIntegerField(help_text="Findings. 0: all is as it must be.")
+    findings = models.JSONField(default=list)
+
+    class Meta:
+        ordering = ["-at"]
+
+    def __str__(self) -> str:
+        return f"{self.broken} broken" if self.broken else "all is as it must be"

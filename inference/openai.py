@@ -13,7 +13,7 @@ import asyncio
 import gc
 import logging
 import re
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any
 
 import msgspec
@@ -22,7 +22,7 @@ from inference import responses_memory
 from inference.call import Call
 from inference.client import Receive, Reply, Send
 from inference.endpoints import CHAT, ENDPOINTS, MESSAGES, RESPONSES, Endpoint
-from inference.errors import ApiError, InvalidRequest, ModelNotFound, WrongMethod, restarting
+from inference.errors import ApiError, Asleep, InvalidRequest, ModelNotFound, WrongMethod, restarting
 from inference.gateway import Gateway, gateway
 from inference.limits import Revoked
 from inference.model_list import listed, models_of
@@ -52,8 +52,9 @@ class ClientGone(Exception):
 
 
 class DataPlane:
-    def __init__(self, fallback: Application) -> None:
+    def __init__(self, fallback: Application, at_end: Callable[[], None] | None = None) -> None:
         self._fallback = fallback
+        self._at_end = at_end
         self._max_body_bytes = get_config().max_body_bytes
         self._plane: Gateway | None = None
 
@@ -103,6 +104,8 @@ class DataPlane:
                 if self._plane:
                     await self._plane.stop()
                     self._plane = None
+                if self._at_end:
+                    self._at_end()
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 
@@ -178,10 +181,21 @@ class DataPlane:
         identity: str,
     ) -> None:
         body = endpoint.parse(data)
-        route = await plane.find(caller, engine_id, body.model)
-        call = Call(caller, route, endpoint, body, identity)
-        serve = responses_memory.serve(plane, call, reply) if endpoint is RESPONSES else plane.relay.serve(call, reply)
-        await reply.until_gone(serve, receive)
+        name = body.model if engine_id is None else None
+        try:
+            route = await plane.find(caller, engine_id, body.model, body)
+        except Asleep as asleep:
+            serving = self._serve_later(plane, Call(caller, asleep.route, endpoint, body, identity, name), reply)
+        else:
+            serving = _serving(plane, Call(caller, route, endpoint, body, identity, name), reply)
+        await reply.until_gone(serving, receive)
+
+    async def _serve_later(self, plane: Gateway, call: Call, reply: Reply) -> None:
+        """By an engine that has to wake first. Who waits for a stream hears how far it is."""
+        await plane.wakes.hold(call, reply.comment if call.body.stream else None)
+        engine_id = call.route.engine_id if call.name is None else None
+        call.route = await plane.find(call.caller, engine_id, call.name, call.body)
+        await _serving(plane, call, reply)
 
     async def _models(
         self,
@@ -199,8 +213,8 @@ class DataPlane:
             raise WrongMethod(method, "GET, HEAD")
         # Nothing is admitted here that would check whether the token still counts, so the database is asked.
         caller = await plane.callers.identify_anew(authorization)
-        routes = plane.routes.usable_by(caller) if engine_id is None else [plane.routes.engine(caller, engine_id)]
-        models = models_of(routes, anthropic)
+        routes = plane.usable_by(caller) if engine_id is None else [plane.engine(caller, engine_id)]
+        models = models_of(routes, plane.routes.aliases, anthropic)
         if path == _MODELS:
             await reply.json(listed(models, anthropic))
             return
@@ -232,6 +246,12 @@ class DataPlane:
     def _too_large(self) -> InvalidRequest:
         message = f"The body is larger than {self._max_body_bytes} bytes."
         return InvalidRequest(message, status=413, code="request_too_large")
+
+
+def _serving(plane: Gateway, call: Call, reply: Reply) -> Coroutine[Any, Any, None]:
+    if call.endpoint is RESPONSES:
+        return responses_memory.serve(plane, call, reply)
+    return plane.relay.serve(call, reply)
 
 
 def _spare_the_collector() -> None:

@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from typing import Protocol
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -12,11 +13,13 @@ from inference.admission import Admission
 from inference.asking import Reservation
 from inference.call import Call
 from inference.engine_errors import engine_error
-from inference.errors import ApiError, EngineError, LimitReached, from_engine
+from inference.errors import ApiError, EngineError, LimitReached, TryLater, from_engine
 from inference.exchange import Exchange
-from inference.routing import Route
+from inference.fair_line import Place
+from inference.pool import Pool
+from inference.routing import Route, Routes
 from inference.sse import Usage
-from inference.upstream import Headers, Line, Pool, Taker, Timeouts, UpstreamError
+from inference.upstream import Headers, Line, Taker, Timeouts, UpstreamError
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +36,36 @@ class AsyncClient(Protocol):
     async def send(self, data: bytes, *, more: bool = True) -> None: ...
 
 
+class Turns(NamedTuple):
+    """Where an engine is full: how many wait for it, and for how long."""
+
+    most_waiting: int
+    wait_s: float
+
+
+TURNS = Turns(1000, 60)
+
+
+def engine_full(wait_s: float) -> TryLater:
+    return TryLater("The engine works on as many requests as it can, and others wait.", retry_after_s=max(wait_s, 2))
+
+
 class Relay:
-    def __init__(self, admission: Admission, pool: Pool, timeouts: Timeouts) -> None:
+    def __init__(
+        self,
+        admission: Admission,
+        pool: Pool,
+        timeouts: Timeouts,
+        slice_tokens: int = 256,
+        turns: Turns = TURNS,
+        routes: Routes | None = None,
+    ) -> None:
+        """`routes`: where other engines are found for those that cannot be reached; None: there are none."""
         self.admission = admission
         self.loop = pool.loop
+        self.slice_tokens = slice_tokens
+        self._turns = turns
+        self._routes = routes
         self._pool = pool
         self._timeouts = timeouts
         self._background: set[asyncio.Task[None]] = set()
@@ -53,12 +82,7 @@ class Relay:
         exchange = pipe.exchange = Exchange(self, call, pipe)
         exchange.begin()
         try:
-            status, headers = await pipe.head()
-            await client.start(status, headers)
-            more = True
-            while more:
-                data, more = await pipe.next()
-                await client.send(data, more=more)
+            await pipe.pour(client)
         finally:
             exchange.abandon()  # of what has ended, nothing
 
@@ -106,6 +130,28 @@ class Relay:
             return int(msgspec.json.decode(data, type=dict)[field])
         except (msgspec.DecodeError, KeyError, TypeError, ValueError):
             raise EngineError("The engine's token count cannot be read.") from None
+
+    def instead(self, call: Call) -> Route | None:
+        """Another engine for what cannot be forwarded to its own; None: there is none."""
+        if self._routes is None or call.name is None:
+            return None
+        return self._routes.instead(call.caller, call.name, call.route, call.body)
+
+    # Taking turns
+
+    def place(
+        self, call: Call, reservation: Reservation, go: Callable[[], None], refuse: Callable[[ApiError], None]
+    ) -> Place:
+        """A place in the engine's line, for `leave` to give back. It is `going`, or `go` is called later, or `refuse`;
+        neither within this call."""
+        line, body = call.route.line, call.body
+        tokens = reservation.prompt_tokens + reservation.generated_tokens
+        place = Place(call.caller.user_id, tokens, body.batch, call.caller.weight, go)
+        if line.enter(place):
+            return place
+        wait_s = self._turns.wait_s if line.waiting <= self._turns.most_waiting else 0.0
+        place.timer = self.loop.call_later(wait_s, refuse, engine_full(wait_s))
+        return place
 
     # Settling
 
@@ -173,7 +219,7 @@ class Pipe:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self.exchange: Exchange
+        self.exchange: Exchange | Line
         self._start: tuple[int, Headers] | None = None
         self._error: ApiError | None = None
         self._waiting: deque[bytes] = deque()
@@ -193,6 +239,11 @@ class Pipe:
             self.exchange.pause()
         self._wake()
 
+    def answer(self, data: bytes, headers: Headers) -> None:
+        length = b"%d" % len(data)
+        self.start(200, [(b"content-type", b"application/json"), (b"content-length", length), *headers])
+        self.write(data, False)
+
     def fail(self, error: ApiError) -> None:
         self._error = error
         self._wake()
@@ -208,7 +259,16 @@ class Pipe:
         finally:
             self._waiter = None
 
-    async def head(self) -> tuple[int, Headers]:
+    async def pour(self, client: AsyncClient) -> None:
+        """All of the answer, as it comes. Raises ApiError."""
+        status, headers = await self._begun()
+        await client.start(status, headers)
+        more = True
+        while more:
+            data, more = await self._next()
+            await client.send(data, more=more)
+
+    async def _begun(self) -> tuple[int, Headers]:
         """Raises ApiError."""
         while self._start is None:
             if self._error:
@@ -216,9 +276,11 @@ class Pipe:
             await self._wait()
         return self._start
 
-    async def next(self) -> tuple[bytes, bool]:
-        """What has come since the last call, as one piece, and whether more will come."""
+    async def _next(self) -> tuple[bytes, bool]:
+        """What has come since the last call, as one piece, and whether more will come. Raises ApiError."""
         while not self._waiting:
+            if self._error:
+                raise self._error
             await self._wait()
         data = self._waiting.popleft() if len(self._waiting) == 1 else b"".join(self._waiting)
         self._waiting.clear()

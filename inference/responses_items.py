@@ -116,7 +116,7 @@ def _joined(texts: list[str]) -> str:
 def _read(raw: Raw) -> _Item:
     try:
         return _decode_item(raw)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return _UNKNOWN
 
 

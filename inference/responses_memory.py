@@ -51,7 +51,11 @@ class _LastEvent(msgspec.Struct):
 
 async def serve(plane: Gateway, call: Call, client: AsyncClient) -> None:
     """As the relay's. Raises ApiError when nothing has been sent to the client yet."""
-    call.body, memory = await prepare(plane, call.caller, call.route, call.endpoint, call.body)
+    asked = call.body
+    call.body, memory = await prepare(plane, call.caller, call.route, call.endpoint, asked)
+    if call.body is not asked and call.name is not None:
+        # Only now is it known how the conversation begins, and so which engine has worked on it.
+        call.route = plane.routes.model(call.caller, call.name, call.body)
     await plane.relay.serve(call, Remembering(client, memory) if memory else client)
 
 

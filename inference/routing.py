@@ -1,18 +1,20 @@
 """Which engine a request goes to. A snapshot of the READY engines, held in memory and re-read often."""
 
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from engines.models import Engine
+from inference.breaker import Breaker
 from inference.errors import InvalidRequest, ModelNotFound
-from vllm_portal.encryption import decrypt
-
-DEFAULT_MAX_MODEL_LEN = 131_072  # for an engine that did not tell; only the bound of a reservation
+from inference.fair_line import FairLine
+from inference.ledger_link import encoded
+from inference.replicas import choose
 
 
 @dataclass(slots=True)
 class Route:
-    """A READY engine as the data plane sees it. `in_flight` is this process's own count."""
+    """A READY engine as the data plane sees it."""
 
     engine_id: str
     name: str
@@ -25,11 +27,26 @@ class Route:
     task: str
     has_chat_template: bool
     created: int
+    users: frozenset[int] = frozenset()
+    """Ids of those whom the owner shares it with, by name or as members of a group."""
+    names: frozenset[str] = frozenset()
+    """What a key may name that is for it: its model, its own name, the aliases of either."""
+    meant: frozenset[str] = frozenset()
+    """The aliases alone."""
     heads: dict[str, bytes] = field(default_factory=dict)
     """The beginnings of requests to it, by path; made by the relay."""
-    in_flight: int = 0
+    about: dict[tuple[str, bool], bytes] = field(default_factory=dict)
+    """What records say of it, as members of a JSON object, by path and whether it streams; made by `call.about`."""
+    generation: int = 1
+    known: dict[str, bytes] = field(default_factory=dict)
+    """What the streams of this generation have told of it."""
+    line: FairLine = field(default_factory=FairLine)
+    """This process's own requests to it: under way, and waiting for their turn."""
+    breaker: Breaker = field(default_factory=Breaker)
     tokens_per_s: float = 0.0
     """Of one request; a slow mean, for estimating answers whose count was lost."""
+    gone: bool = False
+    """No longer in the snapshot: what has not been forwarded goes to another engine, if there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,38 +64,83 @@ class Caller:
     models: frozenset[str] | None = None
     """Names of models or engines that the key is for; None: all."""
     may_infer: bool = True
+    may_wake: bool = True
+    """Engines that sleep."""
+    weight: float = 1.0
+    """Of the user's share where an engine is full."""
     session: bytes = b""
     """The log-in that an access token comes from; b"": a key."""
+    rights: bytes = field(init=False, repr=False, compare=False)
+    """User and version, session, key and version, as arguments of the ledger."""
+    payers: bytes = field(init=False, repr=False, compare=False)
+    """User and key, likewise."""
+    about: bytes = field(init=False, repr=False, compare=False)
+    """What records say of the caller, as members of a JSON object."""
+
+    def __post_init__(self) -> None:
+        user, key = b"%d" % self.user_id, b"" if self.key_id is None else b"k%d" % self.key_id
+        rights = encoded(user, b"%d" % self.token_version, self.session, key, b"%d" % self.key_version)
+        about = b'"user_id":%d' % self.user_id
+        if self.key_id is not None:
+            about += b',"key_id":%d' % self.key_id
+        for name, value in (("rights", rights), ("payers", encoded(user, key)), ("about", about)):
+            object.__setattr__(self, name, value)
+
+
+class Asked(Protocol):
+    """What a request asks for, as far as it decides between several engines."""
+
+    @property
+    def weight(self) -> int: ...
+
+    def affinity(self, user_id: int) -> bytes: ...
+
+
+Aliases = Mapping[str, frozenset[str]]
+"""Names of models and engines by alias."""
 
 
 class Routes:
     """Looked up per request, replaced as a whole by `refresh`."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock`: the seconds that breakers are told."""
+        self._clock = clock
         self._by_id: dict[str, Route] = {}
         self._by_name: dict[str, list[Route]] = {}
+        self.aliases: Aliases = {}
 
-    def replace(self, engines: Iterable[Route]) -> None:
-        """Takes a new snapshot; what is known of an engine that stays (in_flight, speed) stays."""
+    def replace(self, engines: Iterable[Route], at_once: int = 256, aliases: Aliases | None = None) -> None:
+        """Takes a new snapshot; what is known of an engine that stays (its line, its speed) stays. `at_once`: the
+        requests that this process has under way at one engine. A name that is an alias means nothing else, also where
+        none of what it stands for runs: else who starts an engine of that name would get what is meant for others."""
+        aliases = aliases or {}
         by_id: dict[str, Route] = {}
         by_name: dict[str, list[Route]] = {}
         for route in engines:
-            if old := self._by_id.get(route.engine_id):
+            own = {route.model, route.name}
+            route.meant = frozenset(alias for alias, targets in aliases.items() if not targets.isdisjoint(own))
+            route.names = route.meant | own
+            old = self._by_id.get(route.engine_id)
+            if old is not None and old.generation == route.generation:
                 for name in Route.__slots__:
-                    if name not in ("in_flight", "tokens_per_s"):
+                    if name not in ("line", "breaker", "known", "tokens_per_s", "gone"):
                         setattr(old, name, getattr(route, name))
                 route = old
+            route.line.set_most(at_once)
             by_id[route.engine_id] = route
-            for name in {route.model, route.name}:
+            for name in (own - aliases.keys()) | route.meant:
                 by_name.setdefault(name, []).append(route)
-        self._by_id, self._by_name = by_id, by_name
+        for engine_id, route in self._by_id.items():
+            route.gone = by_id.get(engine_id) is not route
+        self._by_id, self._by_name, self.aliases = by_id, by_name, aliases
 
     def usable_by(self, caller: Caller) -> list[Route]:
         return [route for route in self._by_id.values() if _may_use(caller, route)]
 
-    def find(self, caller: Caller, engine_id: str | None, model: str | None) -> Route:
+    def find(self, caller: Caller, engine_id: str | None, model: str | None, asked: Asked | None = None) -> Route:
         """By the engine's id where one is given, else by model. Raises as `engine` and `model`."""
-        return self.engine(caller, engine_id) if engine_id is not None else self.model(caller, model)
+        return self.engine(caller, engine_id) if engine_id is not None else self.model(caller, model, asked)
 
     def engine(self, caller: Caller, engine_id: str) -> Route:
         """Raises ModelNotFound, also for an engine of somebody else."""
@@ -87,43 +149,48 @@ class Routes:
             raise ModelNotFound("There is no such engine, or it is not ready. GET /active_models/ lists yours.")
         return route
 
-    def model(self, caller: Caller, model: str | None) -> Route:
-        """The least busy of the engines that serve `model`, the caller's own before others'. None: the caller's only
-        engine. Raises InvalidRequest, ModelNotFound."""
+    def model(self, caller: Caller, model: str | None, asked: Asked | None = None) -> Route:
+        """Of the engines that serve `model` the one that `replicas` chooses, the caller's own before others'. None: the
+        caller's only engine. Raises InvalidRequest, ModelNotFound."""
         if model is None:
             candidates = self.usable_by(caller)
             if len({route.model for route in candidates}) > 1:
                 raise InvalidRequest("model is missing, and you may use several.", param="model", code="missing_field")
         else:
             candidates = [route for route in self._by_name.get(model, ()) if _may_use(caller, route)]
+        if len(candidates) == 1:
+            return candidates[0]
         if not candidates:
             named = f"The model `{model[:200]}` does not exist" if model else "No model is running"
             raise ModelNotFound(f"{named} or you may not use it. GET /v1/models lists yours.", param="model")
-        return min(candidates, key=lambda route: (route.owner_id != caller.user_id, route.in_flight))
+        return self._best(caller, candidates, asked)
+
+    def instead(self, caller: Caller, model: str, failed: Route, asked: Asked) -> Route | None:
+        """Another engine that can do what was to be done by one that cannot be reached. None: there is none."""
+        candidates = [
+            route
+            for route in self._by_name.get(model, ())
+            if route is not failed and _may_use(caller, route) and _does_the_same(route, failed)
+        ]
+        return self._best(caller, candidates, asked) if candidates else None
+
+    def _best(self, caller: Caller, candidates: list[Route], asked: Asked | None) -> Route:
+        if len(candidates) == 1:
+            return candidates[0]
+        now = self._clock()
+        sound = [route for route in candidates if not route.breaker.is_doubted(now)] or candidates
+        own = [route for route in sound if route.owner_id == caller.user_id] or sound
+        if len(own) == 1:
+            return own[0]
+        key, tokens = (b"", 1) if asked is None else (asked.affinity(caller.user_id), asked.weight)
+        return own[choose([route.engine_id for route in own], [route.line.outstanding for route in own], key, tokens)]
 
 
 def _may_use(caller: Caller, route: Route) -> bool:
-    if caller.models is not None and caller.models.isdisjoint((route.model, route.name)):
+    if caller.models is not None and caller.models.isdisjoint(route.names):
         return False
-    return route.shared or route.owner_id == caller.user_id or caller.is_admin
+    return route.shared or route.owner_id == caller.user_id or caller.is_admin or caller.user_id in route.users
 
 
-def read_routes() -> list[Route]:
-    """The READY engines from the database. One query."""
-    rows = Engine.objects.serving().exclude(port=None)
-    return [
-        Route(
-            engine_id=str(engine.id),
-            name=engine.name,
-            model=engine.model,
-            owner_id=engine.owner_id,
-            shared=engine.shared,
-            address=(engine.host, engine.port),
-            authorization=b"Bearer " + decrypt(engine.engine_key_encrypted).encode(),
-            max_model_len=engine.served_max_model_len or engine.max_model_len or DEFAULT_MAX_MODEL_LEN,
-            task=engine.task,
-            has_chat_template=engine.has_chat_template,
-            created=int(engine.created_at.timestamp()),
-        )
-        for engine in rows
-    ]
+def _does_the_same(one: Route, other: Route) -> bool:
+    return (one.task, one.has_chat_template) == (other.task, other.has_chat_template)

@@ -1,22 +1,8 @@
 """What `/llm_request` takes and gives."""
 
-from typing import Any
-
 from rest_framework import serializers
 
-from vllm_portal.rest import LenientIntegerField, StrictCharField
-
-
-class LenientFloatField(serializers.FloatField):
-    """A number, or a string of one; true and NaN are no numbers here."""
-
-    def to_internal_value(self, data: Any) -> float:
-        if isinstance(data, bool):
-            self.fail("invalid")
-        value = super().to_internal_value(data)
-        if value != value:
-            self.fail("invalid")
-        return value
+from vllm_portal.rest import LenientFloatField, LenientIntegerField, StrictCharField
 
 
 class LlmRequestSerializer(serializers.Serializer):

@@ -147,7 +147,7 @@ class Filter(Events):
         super().__init__()
         self._known = {} if known is None else known
         self._held = b""
-        self._keep_usage = keep_usage
+        self._keep_usage = self.keeps_usage = keep_usage
         self._keep_continuous = keep_continuous
         self._choices = choices
         self._choices_per_prompt = choices_per_prompt

@@ -11,18 +11,38 @@ turn that read it: no task, no queue. A taker that cannot take more says `pause`
 """
 
 import asyncio
-from collections import deque
+import re
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import httptools
 
+if TYPE_CHECKING:
+    from inference.pool import Pool
+
 MAX_HEAD = 64 * 1024
-# uvicorn, vLLM's server, closes an idle connection after 5 s: one that is nearly that old is not used again.
-MAX_IDLE_S = 3.0
-SWEEP_S = 0.25
 
 Headers = list[tuple[bytes, bytes]]
+Address = tuple[str, int] | str
+"""Host and port, or the path of a unix socket."""
+
+# The head of an answer with a length as uvicorn writes it, without anything that says how to read on: status, type,
+# length, type. Any other is the parser's.
+_PLAIN = rb"(?:(?:date|server|x-request-id|cache-control): [\x21-\x7e][\x20-\x7e]{0,200}\r\n)*"
+_TYPE = rb"(?:content-type: ([\x21-\x7e][\x20-\x7e]{0,200})\r\n)?"
+_WHOLE = re.compile(
+    rb"HTTP/1\.1 (?!204|304)([2-5]\d\d) [\x20-\x7e]{0,99}\r\n"
+    + _PLAIN
+    + _TYPE
+    + _PLAIN
+    + rb"content-length: (\d{1,9})\r\n"
+    + _PLAIN
+    + _TYPE
+    + _PLAIN
+    + rb"\r\n"
+)
+# A chunk of a stream, of which nothing else is in the air: its length, and what follows.
+_CHUNK = re.compile(rb"([0-9a-fA-F]{1,7})\r\n")
 
 
 class UpstreamError(Exception):
@@ -83,11 +103,11 @@ class Line(Protocol):
 class Connection(asyncio.Protocol):
     """One connection and the answer that is on it."""
 
-    def __init__(self, pool: "Pool", address: tuple[str, int]) -> None:
+    def __init__(self, pool: "Pool", address: Address) -> None:
         self._pool = pool
         self.address = address
         self._transport: Any = None
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: httptools.HttpResponseParser | None = None
         self.dead = False
         self.idle_since = 0.0
         self._taker: Taker | None = None
@@ -102,6 +122,8 @@ class Connection(asyncio.Protocol):
         self._complete = False
         self._keep_alive = False
         self._paused = False
+        self._bodiless = False
+        self._between_chunks = False
         self._answer_deadline = 0.0
         self._silent_since = 0.0
 
@@ -111,22 +133,53 @@ class Connection(asyncio.Protocol):
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        if self._taker is None:  # bytes that nobody asked for: not a connection to use again
+        taker = self._taker
+        if taker is None:  # bytes that nobody asked for: not a connection to use again
             self.abort()
             return
+        if (
+            not self._head_bytes
+            and self._pool.short
+            and (whole := _WHOLE.match(data))
+            and len(data) == whole.end() + int(whole[3])
+        ):
+            self._give_whole(taker, data, whole)
+            return
         self._silent_since = 0.0
+        if (
+            self._between_chunks
+            and self._pool.short
+            and (chunk := _CHUNK.match(data))
+            and (size := int(chunk[1], 16))
+            and len(data) == chunk.end() + size + 2
+            and data[-2:] == b"\r\n"
+        ):  # the parser need not know: it waits for the next chunk before and after
+            taker.data(data[chunk.end() : -2])
+            return
         error: UpstreamError | None = None
+        if self._parser is None:
+            self._parser = httptools.HttpResponseParser(self)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as fault:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as fault:
             if not self._complete:
                 error = Broken(f"the engine speaks no HTTP: {fault}")
             self._keep_alive = False  # the answer is whole; only the connection is spoilt
-        if not self._status and error is None:
+        if not self._status or not self._head_bytes:
             self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD:
+            if not self._status and error is None and self._head_bytes > MAX_HEAD:
                 error = Broken("the head of the engine's answer is too long")
         self._give(error)
+
+    def _give_whole(self, taker: Taker, data: bytes, head: re.Match[bytes]) -> None:
+        """An answer that came in one piece, as most do that are not streamed: no parser is needed to find its end."""
+        taker.head(int(head[1]), [(b"content-type", head[2] or head[4] or b"")])
+        if self._taker is taker and len(data) > head.end():
+            taker.data(data[head.end() :])
+        if self._taker is taker:
+            self._detach()
+            self._pool.take_back(self)
+            taker.end()
 
     def _give(self, error: UpstreamError | None) -> None:
         """What has been parsed goes to the taker, who may abandon the answer at each step."""
@@ -173,19 +226,31 @@ class Connection(asyncio.Protocol):
             self._headers.clear()
             return
         self._status = status
+        if self._bodiless:  # the parser would wait for the body whose length is told
+            self._complete = True
 
     def on_body(self, body: bytes) -> None:
+        if not self._status:
+            raise Broken("an interim answer with a body")
         self._parts.append(body)
 
+    def on_chunk_header(self) -> None:
+        self._between_chunks = False
+
+    def on_chunk_complete(self) -> None:
+        self._between_chunks = bool(self._status)
+
     def on_message_complete(self) -> None:
+        self._between_chunks = False
         if self._status:
             self._complete = True
-            self._keep_alive = self._parser.should_keep_alive()
+            self._keep_alive = self._parser.should_keep_alive() and not self._bodiless
 
     # What the pool and the taker call
 
-    def send(self, request: bytes, timeouts: Timeouts, taker: Taker) -> None:
+    def send(self, request: bytes, timeouts: Timeouts, taker: Taker, bodiless: bool = False) -> None:
         self._taker = taker
+        self._bodiless = bodiless
         self._timeouts = timeouts
         self._answer_deadline = self._pool.loop.time() + timeouts.total
         self._pool.busy.add(self)
@@ -217,7 +282,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def reuse(self) -> None:
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser = None
         self._reset()
 
     def expire(self, now: float) -> None:
@@ -237,109 +302,3 @@ class Connection(asyncio.Protocol):
         self.abandon()
         if taker is not None:
             taker.failed(error)
-
-
-class _Connecting:
-    """A request whose connection is being made."""
-
-    def __init__(self, pool: "Pool", address: tuple[str, int], request: bytes, timeouts: Timeouts, taker: Taker):
-        self._taker = taker
-        self._made: Connection | None = None
-        self._connection: Connection | None = None
-        self._task = pool.loop.create_task(self._connect(pool, address, request, timeouts))
-        pool.connecting.add(self._task)
-        self._task.add_done_callback(pool.connecting.discard)
-
-    async def _connect(self, pool: "Pool", address: tuple[str, int], request: bytes, timeouts: Timeouts) -> None:
-        def make() -> Connection:
-            self._made = Connection(pool, address)
-            return self._made
-
-        try:
-            async with asyncio.timeout(timeouts.connect):
-                _, connection = await pool.loop.create_connection(make, *address)
-        except asyncio.CancelledError:
-            if self._made is not None:
-                self._made.abort()
-            raise
-        except TimeoutError:
-            self._taker.failed(CannotConnect("the engine does not accept connections in time"))
-        except OSError as error:
-            self._taker.failed(CannotConnect(f"the engine does not accept connections: {error.strerror or error}"))
-        else:
-            if connection.dead:
-                self._taker.failed(Broken("the engine closed the connection at once"))
-                return
-            self._connection = connection
-            connection.send(request, timeouts, self._taker)
-
-    def abandon(self) -> None:
-        if self._connection:
-            self._connection.abandon()
-        else:
-            self._task.cancel()
-
-    def pause(self) -> None:
-        if self._connection:
-            self._connection.pause()
-
-    def resume(self) -> None:
-        if self._connection:
-            self._connection.resume()
-
-
-class Pool:
-    """The connections of one event loop to all engines."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.busy: set[Connection] = set()
-        self.connecting: set[asyncio.Task[None]] = set()
-        self._idle: dict[tuple[str, int], deque[Connection]] = {}
-        self._sweeper = self.loop.create_task(self._sweep())
-
-    def post(self, address: tuple[str, int], head: bytes, body: bytes, timeouts: Timeouts, taker: Taker) -> Line:
-        """Sends a request; the answer goes to `taker`, never within this call. `head` is request line and headers,
-        each line with its end; the body's length is added."""
-        request = b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body)
-        connection = self._fresh(address)
-        if connection is None:
-            return _Connecting(self, address, request, timeouts, taker)
-        connection.send(request, timeouts, taker)
-        return connection
-
-    def _fresh(self, address: tuple[str, int]) -> Connection | None:
-        idle = self._idle.get(address)
-        oldest = self.loop.time() - MAX_IDLE_S
-        while idle:
-            connection = idle.pop()  # the latest used: the others may grow old and be closed
-            if not connection.dead and connection.idle_since > oldest:
-                connection.reuse()
-                return connection
-            connection.abort()
-        return None
-
-    def take_back(self, connection: Connection) -> None:
-        connection.idle_since = self.loop.time()
-        self._idle.setdefault(connection.address, deque()).append(connection)
-
-    async def _sweep(self) -> None:
-        """One clock for all deadlines: a timer per read would cost more than the read."""
-        while True:
-            await asyncio.sleep(SWEEP_S)
-            now = self.loop.time()
-            for connection in list(self.busy):
-                connection.expire(now)
-            for address, idle in list(self._idle.items()):
-                while idle and (idle[0].dead or idle[0].idle_since < now - MAX_IDLE_S):
-                    idle.popleft().abort()
-                if not idle:
-                    del self._idle[address]
-
-    def close(self) -> None:
-        self._sweeper.cancel()
-        for task in list(self.connecting):
-            task.cancel()
-        for connection in [*self.busy, *(one for idle in self._idle.values() for one in idle)]:
-            connection.abort()
-        self._idle.clear()

@@ -1,15 +1,19 @@
 from django.urls import include, path
 
 from inference import conversations_api as about
+from inference.aliases_api import AliasViewSet
 from inference.api import LlmRequestView
 from inference.conversations_v1 import ConversationViewSet
 from inference.usage_api import UsageViewSet
+from inference.usage_page import usage
+from inference.views import playground, playground_token
 from vllm_portal.rest import endpoint
 from vllm_portal.v1 import PREFIX, Router
 
 router = Router()
 router.register("conversations", ConversationViewSet, "conversation")
 router.register("usage", UsageViewSet, "usage")
+router.register("aliases", AliasViewSet, "alias")
 
 urlpatterns = [
     endpoint("llm_request", LlmRequestView.as_view(), "llm-request"),
@@ -27,4 +31,7 @@ urlpatterns = [
     ),
     endpoint("db_request/get_user_conversations", about.ConversationNamesView.as_view(), "get-user-conversations"),
     path(PREFIX, include(router.urls)),
+    endpoint("usage", usage, "usage"),
+    endpoint("playground", playground, "playground"),
+    endpoint("playground/token", playground_token, "playground-token"),
 ]

@@ -10,18 +10,19 @@ import json
 import logging
 import time
 from collections import defaultdict
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import F, QuerySet, Sum
 from redis.lock import Lock
 
 from accounts.models import ApiKey, KeyLimit, Pace, TokenLimit, User
 from accounts.quotas import MOST, holding_ledger, ledger_lock, release, token_of
 from engines.models import Engine
-from inference import rollups
+from inference import batches, rollups
 from inference.ledger_link import SCRIPT
 from inference.models import UsageRecord
 from vllm_portal.redis_client import client
@@ -29,7 +30,7 @@ from vllm_portal.redis_client import client
 logger = logging.getLogger(__name__)
 
 OUTBOX = "outbox"
-BATCH = 500
+BATCH = 2000  # the rows of users and keys are added to once a batch
 
 # Trims only what was written: had the lock run out, another process may have trimmed it already.
 _TRIM = """
@@ -66,17 +67,24 @@ def flush(older_than_s: float = 0) -> int:
 def load(subject: str) -> bool:
     """Puts the limits and counters of a user ("7") or an API key ("k7") from the database into the live ledger. False:
     there is no such subject (any more). Raises redis.RedisError, DatabaseError."""
+    return subject in load_all([subject])
+
+
+def load_all(subjects: Iterable[str]) -> set[str]:
+    """As `load`, of several: what there is of them. The outbox is written once for all."""
     with holding_ledger() as lock:
         _flush(lock)
-        is_key = subject.startswith("k")
-        columns = _key_columns(int(subject[1:])) if is_key else _user_columns(int(subject))
-        if columns is None:
-            return False
-        _script()(args=["holding", token_of(lock), "load", subject, *columns])
-        return True
+        found = {subject: columns for subject in subjects if (columns := _columns(subject)) is not None}
+        loads = [part for subject, columns in found.items() for part in ("load", subject, *columns)]
+        _script()(args=["", 0, datetime.now(UTC).strftime("%Y%m"), "holding", token_of(lock), *loads])
+        return set(found)
 
 
 Columns = list[int | str]
+
+
+def _columns(subject: str) -> Columns | None:
+    return _key_columns(int(subject[1:])) if subject.startswith("k") else _user_columns(int(subject))
 
 
 def _user_columns(user_id: int) -> Columns | None:
@@ -104,16 +112,16 @@ def _key_columns(key_id: int) -> Columns | None:
 
 
 def _pace(limit: Pace, records: QuerySet[UsageRecord]) -> Columns:
-    """The limits by time and number, the month, and what today and this month have cost where that is limited."""
+    """The limits by time and number (-1: none), and what today and this month have cost where that is limited."""
     names = ("requests_per_minute", "tokens_per_minute", "tokens_per_day", "tokens_per_month", "requests_at_once")
-    paces: Columns = ["" if (value := getattr(limit, name)) is None else value for name in names]
+    paces: Columns = [-1 if (value := getattr(limit, name)) is None else value for name in names]
     now = datetime.now(UTC)
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     spent = [
         _spent(records.filter(started_at__gte=since)) if limited is not None else 0
         for limited, since in ((limit.tokens_per_day, midnight), (limit.tokens_per_month, midnight.replace(day=1)))
     ]
-    return [*paces, now.strftime("%Y%m"), *spent]
+    return [*paces, *spent]
 
 
 def _spent(records: QuerySet[UsageRecord]) -> int:
@@ -151,7 +159,8 @@ def _write(records: list[dict[str, Any]]) -> None:
         written = set(UsageRecord.objects.filter(request_id__in=by_id).values_list("request_id", flat=True))
         new = [record for request_id, record in by_id.items() if request_id not in written]
         rows = [_row(record, existing_users, existing_engines, existing_keys) for record in new]
-        UsageRecord.objects.bulk_create(rows)
+        engines = {engine: batches.prepared(UsageRecord, "engine", engine) for engine in {None, *existing_engines}}
+        batches.insert(UsageRecord, Row._fields, [_as_stored(row, engines) for row in rows])
         rollups.add(rows)
         _charge(TokenLimit, "user_id", new)
         _charge(KeyLimit, "key_id", new)
@@ -164,15 +173,33 @@ def _charge(table: type[TokenLimit] | type[KeyLimit], subject: str, records: lis
         if record.get(subject) is not None:
             totals[record[subject]][0] += record["prompt_tokens"]
             totals[record[subject]][1] += record["generated_tokens"]
-    for pk, (prompt, generated) in sorted(totals.items()):
-        table.objects.filter(pk=pk).update(
-            prompt_token_number=F("prompt_token_number") + prompt,
-            gen_token_number=F("gen_token_number") + generated,
-        )
+    rows = [(pk, prompt, generated) for pk, (prompt, generated) in sorted(totals.items())]
+    batches.increment(table, table._meta.pk.name, ("prompt_token_number", "gen_token_number"), rows)
 
 
-def _row(record: dict[str, Any], users: set[int], engines: set[str], keys: set[int]) -> UsageRecord:
-    return UsageRecord(
+class Row(NamedTuple):
+    """The fields of a UsageRecord."""
+
+    request_id: str
+    user_id: int | None
+    api_key_id: int | None
+    engine_id: str | None
+    model: str
+    path: str
+    streamed: bool
+    prompt_tokens: int
+    cached_tokens: int
+    generated_tokens: int
+    reserved_tokens: int | None
+    exact: bool
+    outcome: str
+    started_at: datetime
+    first_token_ms: int | None
+    duration_ms: int
+
+
+def _row(record: dict[str, Any], users: set[int], engines: set[str], keys: set[int]) -> Row:
+    return Row(
         request_id=record["request_id"],
         user_id=record["user_id"] if record["user_id"] in users else None,
         api_key_id=record.get("key_id") if record.get("key_id") in keys else None,
@@ -183,9 +210,15 @@ def _row(record: dict[str, Any], users: set[int], engines: set[str], keys: set[i
         prompt_tokens=record["prompt_tokens"],
         cached_tokens=record.get("cached_tokens", 0),
         generated_tokens=record["generated_tokens"],
+        reserved_tokens=record.get("reserved_tokens"),
         exact=record["exact"],
         outcome=record["outcome"],
         started_at=datetime.fromtimestamp(record["started_ms"] / 1000, UTC),
         first_token_ms=record.get("first_token_ms"),
         duration_ms=record["duration_ms"],
     )
+
+
+def _as_stored(row: Row, engines: dict[str | None, object]) -> tuple[object, ...]:
+    started_at = connection.ops.adapt_datetimefield_value(row.started_at)
+    return tuple(row._replace(engine_id=engines[row.engine_id], started_at=started_at))  # type: ignore[arg-type]

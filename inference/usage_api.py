@@ -5,8 +5,7 @@ import io
 from datetime import timedelta
 from typing import Any
 
-from django.db.models import CharField, Count, F, QuerySet, Sum, Value
-from django.db.models.functions import Cast, Coalesce, TruncDate
+from django.db.models import QuerySet
 from django.http import HttpResponse
 from django.utils import timezone
 from django_filters import rest_framework as filters
@@ -17,19 +16,12 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.viewsets import GenericViewSet
 
-from inference.models import UsageRecord
+from inference.models import UsageRecord, UsageRollup
+from inference.summary import COUNTS, GROUPS, SUMS, summary
 from vllm_portal.v1 import Ordering, Page
 
 DAYS = 30
 MOST_DAYS = 366
-GROUPS: dict[str, Any] = {
-    "day": TruncDate("started_at"),
-    "model": F("model"),
-    "user": Coalesce(F("user__username"), Value("(removed)")),
-    "key": Coalesce(F("api_key__name"), Value("(none)")),
-    "engine": Coalesce(F("engine__name"), Value("(removed)")),
-}
-COUNTS = ("prompt_tokens", "cached_tokens", "generated_tokens")
 
 
 class UsageRecordSerializer(serializers.ModelSerializer):
@@ -41,15 +33,20 @@ class UsageRecordSerializer(serializers.ModelSerializer):
         ]  # fmt: skip
 
 
-class UsageFilter(filters.FilterSet):
-    started_after = filters.IsoDateTimeFilter(field_name="started_at", lookup_expr="gte")
-    started_before = filters.IsoDateTimeFilter(field_name="started_at", lookup_expr="lt")
+class SubjectFilter(filters.FilterSet):
+    """What records and their sums have in common."""
+
     model = filters.CharFilter()
     engine = filters.UUIDFilter(field_name="engine_id")
     api_key = filters.NumberFilter(field_name="api_key_id", min_value=1, max_value=2**63 - 1)
     user = filters.NumberFilter(
         field_name="user_id", min_value=1, max_value=2**63 - 1, help_text="For admins: a user's id."
     )
+
+
+class UsageFilter(SubjectFilter):
+    started_after = filters.IsoDateTimeFilter(field_name="started_at", lookup_expr="gte")
+    started_before = filters.IsoDateTimeFilter(field_name="started_at", lookup_expr="lt")
     outcome = filters.ChoiceFilter(choices=UsageRecord.Outcome.choices)
 
     class Meta:
@@ -125,8 +122,10 @@ class UsageViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericView
     lookup_value_regex = "[0-9]{1,18}"
 
     def get_queryset(self) -> QuerySet[UsageRecord]:
-        records = UsageRecord.objects.all()
-        return records if self.request.user.is_admin else records.filter(user=self.request.user)
+        return self._theirs(UsageRecord.objects.all())
+
+    def _theirs(self, rows: QuerySet[Any]) -> QuerySet[Any]:
+        return rows if self.request.user.is_admin else rows.filter(user=self.request.user)
 
     @extend_schema(
         parameters=[SummaryQuerySerializer],
@@ -156,24 +155,20 @@ class UsageViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericView
         form = SummaryQuerySerializer(data=request.query_params)
         form.is_valid(raise_exception=True)
         wish = form.validated_data
-        records = self.filter_queryset(self.get_queryset())
-        rows = _sums(records, wish)
+        self.filter_queryset(self.get_queryset())  # refuses what makes no sense
+        records, rollups = (
+            SubjectFilter(request.query_params, queryset=self._theirs(table.objects.all())).qs
+            for table in (UsageRecord, UsageRollup)
+        )
+        period = wish["started_after"], wish["started_before"]
+        rows = summary(records, rollups, wish["group_by"], *period, request.query_params.get("outcome", ""))
         return _csv(rows) if wish["as"] == "csv" else Response({"results": rows})
-
-
-def _sums(records: QuerySet[UsageRecord], wish: dict[str, Any]) -> list[dict[str, Any]]:
-    """One query; oldest or most expensive first."""
-    within = records.filter(started_at__gte=wish["started_after"], started_at__lt=wish["started_before"])
-    group = Cast(GROUPS[wish["group_by"]], CharField())
-    sums = {name: Sum(name) for name in COUNTS}
-    order = ["group"] if wish["group_by"] == "day" else ["-generated_tokens", "group"]
-    return list(within.order_by().values(group=group).annotate(requests=Count("pk"), **sums).order_by(*order))
 
 
 def _csv(rows: list[dict[str, Any]]) -> HttpResponse:
     """A cell that a spreadsheet would take for a formula gets an apostrophe."""
     text = io.StringIO()
-    names = ["group", "requests", *COUNTS]
+    names = ["group", *SUMS]
     writer = csv.writer(text)
     writer.writerow(names)
     for row in rows:

@@ -17,7 +17,7 @@ from portal_cli.screen import Screen, ago, clean
 
 PATH = "/api/v1/engines"
 ENDED = ("STOPPED", "FAILED")
-RUNNING = ("QUEUED", "PLACED", "PULLING", "STARTING", "LOADING", "READY", "UNHEALTHY", "STOPPING")
+RUNNING = ("QUEUED", "PLACED", "PULLING", "STARTING", "LOADING", "READY", "UNHEALTHY", "STOPPING", "ASLEEP")
 _LOOK_AGAIN_S = 1.0
 
 Engine = dict[str, Any]
@@ -25,7 +25,10 @@ Engine = dict[str, Any]
 
 def launch(given: Namespace, screen: Screen) -> None:
     portal = Portal(find(given))
-    names = ("model", "max_model_len", "tensor_parallel_size", "seed", "quantization", "tokenizer")
+    names = (
+        "model", "max_model_len", "tensor_parallel_size", "seed", "quantization", "tokenizer", "lease_hours",
+        "idle_minutes",
+    )  # fmt: skip
     wish = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
     if given.hf_token:
         wish["hugging_face_hub_token"] = _hf_token(given.hf_token)

@@ -7,7 +7,11 @@ from django.urls import URLPattern, URLResolver, get_resolver, reverse
 from inference.openai import _PATHS
 from vllm_portal.config import PROJECT_ROOT
 
-PAGES = {"", "/login", "/logout", "/keys", "/keys/<id>/revoke"}
+PAGES = {
+    "", "/login", "/logout", "/keys", "/keys/<id>/revoke", "/password", "/password/<id>/<id>", "/playground",
+    "/playground/token", "/usage", "/welcome", "/cards", "/cards/events", "/favicon.ico", "/engine/new", "/engine/fit",
+    "/engine/<id>", "/engine/<id>/share", "/engine/<id>/keep", "/engine/<id>/wake", "/engine/<id>/stop",
+}  # fmt: skip
 VERBS = {"get", "post", "put", "patch", "delete"}
 
 

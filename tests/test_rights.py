@@ -18,7 +18,8 @@ from engines import lifecycle
 from engines.models import Engine
 from engines.states import State
 from inference import conversations
-from inference.models import Conversation, Message, UsageRecord
+from inference.models import Conversation, Message, ModelAlias, UsageRecord
+from tests.engines.fit.tiny import write_model
 from tests.test_api_table import routed
 from vllm_portal.config import get_config
 
@@ -83,8 +84,13 @@ ROWS = [
     own("get", "/vllm_request/engines/{engine}/logs"),
     each("get", "/api/v1/engines"),
     each("post", "/api/v1/engines", {"model": "acme/tiny"}, ok=202),
+    each("post", "/api/v1/engines/fit", {"model": "{folder}"}),
     own("get", "/api/v1/engines/{engine}"),
+    own("patch", "/api/v1/engines/{engine}", {"shared_users": ["bob"]}),
     own("delete", "/api/v1/engines/{engine}", ok=202),
+    own("post", "/api/v1/engines/{engine}/retry", ok=409),
+    own("post", "/api/v1/engines/{engine}/extend", {"hours": 1}, ok=400),  # it has no lease
+    own("post", "/api/v1/engines/{engine}/wake", ok=409),
     own("get", "/api/v1/engines/{engine}/events"),
     own("get", "/api/v1/engines/{engine}/logs"),
     own("get", "/api/v1/engines/{engine}/logs/stream"),
@@ -102,6 +108,11 @@ ROWS = [
     own("get", "/api/v1/usage/{usage}"),
     each("get", "/api/v1/usage/summary"),
     # People
+    admins("get", "/api/v1/aliases"),
+    admins("post", "/api/v1/aliases", {"name": "default", "targets": [MODEL]}, ok=201),
+    admins("get", "/api/v1/aliases/{alias}"),
+    admins("patch", "/api/v1/aliases/{alias}", {"targets": ["acme/tiny"]}),
+    admins("delete", "/api/v1/aliases/{alias}", ok=204),
     admins("get", "/api/v1/users"),
     admins("post", "/api/v1/users", {"username": "carol", "password": "correct horse"}, ok=201),
     admins("get", "/api/v1/users/{alice}"),
@@ -126,6 +137,7 @@ ROWS = [
     own("delete", "/api/v1/conversations/{conversation}", ok=204, root=404),
     own("get", "/api/v1/conversations/{conversation}/export", root=404),
     own("get", "/api/v1/conversations/{conversation}/messages", root=404),
+    own("post", "/api/v1/conversations/{conversation}/turns", {"prompt": "p", "answer": "a"}, ok=201, root=404),
     each("post", "/db_request/add_conversation", {**ALICE, "conversation_name": "new"}),
     own("delete", "/db_request/delete_conversation", {**ALICE, "conversation_number": 1}),
     own("post", "/db_request/update_conversation_name", {**ALICE, "conversation_number": 1, "conversation_name": "n"}),
@@ -137,8 +149,8 @@ ROWS = [
 
 
 @pytest.fixture
-def things(people, monkeypatch):
-    """What belongs to alice, and the names under which the rows know it."""
+def things(people, monkeypatch, tmp_path):
+    """What belongs to alice, and the names under which the rows know it; and a model's folder, which is for all."""
     monkeypatch.setitem(get_config().__dict__, "stop_wait_seconds", 0)  # no worker stops her engine
     alice = people["alice"]
     engine = lifecycle.request_start(alice, NOW, model=MODEL, name="own-1", launcher="simulator", device="cpu")
@@ -152,12 +164,15 @@ def things(people, monkeypatch):
         generated_tokens=1, exact=True, outcome="completed", started_at=NOW, duration_ms=1,
     )  # fmt: skip
     key, _ = keys.make(alice, {"name": KEY_NAME})
+    monkeypatch.setitem(get_config().__dict__, "allowed_model_roots", [tmp_path])
     return {
+        "folder": write_model(tmp_path / "tiny"),
         "engine": engine.pk,
         "container": engine.container_id,
         "conversation": conversation.conversation_id,
         "usage": record.pk,
         "key": key.pk,
+        "alias": ModelAlias.objects.create(name="another-name", targets=["acme/else"]).pk,
         "alice": alice.pk,
         "node": platform.node(),
     }
@@ -202,7 +217,7 @@ def call(people, things):
 
 def everything() -> str:
     """The rows of all people and what they have, without what a log-in writes."""
-    models = (User, TokenLimit, ApiKey, Engine, Conversation, Message, UsageRecord)
+    models = (User, TokenLimit, ApiKey, Engine, Conversation, Message, ModelAlias, UsageRecord)
     rows = [row for model in models for row in model.objects.order_by("pk")]
     return serializers.serialize("json", rows)
 
@@ -210,7 +225,7 @@ def everything() -> str:
 def test_each_endpoint_has_a_row():
     named = [(row.verb, row.path.replace("{", "<").replace("}", ">")) for row in ROWS]
     assert len(set(named)) == len(named)
-    placeholder = {name: "<id>" for name in ("engine", "conversation", "usage", "key", "alice", "node")}
+    placeholder = {name: "<id>" for name in ("engine", "conversation", "usage", "key", "alice", "node", "alias")}
     paths = {(row.verb, row.path.format(**placeholder)) for row in ROWS}
     assert paths == routed() - {("post", "/llm_request")}  # which asks an engine
 

@@ -163,7 +163,7 @@ def log_in(portal, name, password):
 def test_ctrl_c_leaves_no_process_and_the_second_start_shows_no_password(start, data_dir):
     portal = start().wait_until_it_serves()
     until(lambda: " ready" in portal.log("worker"))
-    assert len(processes_of(data_dir)) == 5  # supervisor, Redis, web, worker, beat
+    assert len(processes_of(data_dir)) == 6  # supervisor, Redis, pages, web, worker, beat
 
     portal.ctrl_c()
     assert portal.wait() == 0, portal.said

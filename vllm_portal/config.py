@@ -117,11 +117,49 @@ class Config(BaseSettings):
     cpu_kv_cache_gib: int = Field(1, ge=1, description="KV cache of a CPU engine, in GiB.")
     cpu_slots: int = Field(8, ge=1, description="Largest tensor-parallel size where there is no GPU.")
     engines_per_user: int = Field(8, ge=1, description="Engines one user may have at once.")
+    gpus_per_user: int | None = Field(
+        None, ge=1, description="GPUs that one user's engines may ask for together; null: as many as there are."
+    )
+    gpu_foreign_mib: int = Field(
+        1024, ge=0, description="A GPU on which programs that are no engines hold more memory gets no engine."
+    )
+    lease_hours: float | None = Field(
+        None, gt=0, description="How long an engine may run where its owner names no lease; null: until it is stopped."
+    )
+    lease_hours_most: float | None = Field(
+        None, gt=0, description="Longest lease that a user may ask for, and extend to; null: any."
+    )
+    idle_stop_minutes: int | None = Field(
+        None, ge=1, description="An engine without a request for so long is stopped, unless its owner says otherwise."
+    )
+    idle_stop_minutes_most: int | None = Field(
+        None, ge=1, description="Most that an owner may say; null: any, and never."
+    )
+    keep_days_most: int = Field(
+        7, ge=0, description="How far ahead an owner may keep an idle engine from being stopped."
+    )
+    reclaim_idle_minutes: int | None = Field(
+        None, ge=1, description="While somebody waits for GPUs, engines idle for so long are stopped; null: never."
+    )
+    asleep_days: int = Field(
+        14,
+        ge=0,
+        description="How long an engine that was idle sleeps, and wakes at a request, before it ends; 0: not at all.",
+    )
+    wake_timeout_seconds: float = Field(
+        300, ge=0, description="Longest wait of a request for an engine that it has woken; then 503."
+    )
+    wake_held_requests: int = Field(
+        100, ge=0, description="Requests that wait for one engine to wake, per web process; then 503."
+    )
     start_wait_seconds: float = Field(600, ge=0, description="How long /vllm_request/start waits for a healthy engine.")
     stop_wait_seconds: float = Field(60, ge=0, description="How long /vllm_request/terminate waits for the end.")
     stop_grace_seconds: int = Field(10, ge=1, description="Seconds between SIGTERM and SIGKILL of an engine.")
     pull_timeout_seconds: int = Field(3600, ge=1, description="Longest pull of an image.")
     start_timeout_seconds: int = Field(120, ge=1, description="Longest time until the container or process runs.")
+    engine_log_days: int | None = Field(
+        30, ge=1, description="Logs of engines that are gone are deleted after this many days; null: never."
+    )
     load_stall_seconds: int = Field(
         900, ge=1, description="An engine whose log says nothing new for this long while it loads has failed."
     )
@@ -146,7 +184,23 @@ class Config(BaseSettings):
     limit_wait_seconds: float = Field(
         10, ge=0, description="Longest wait for what a user's other requests hold of a limit; then 429."
     )
+    limit_slice_tokens: int = Field(
+        256, ge=1, description="Tokens that a stream without max_tokens reserves at a time, where little is left."
+    )
     limit_waiting_requests: int = Field(100, ge=0, description="Requests of one user that may wait so.")
+
+    web_processes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Processes that pass requests on to engines; one does for thousands of streams.",
+    )
+
+    engine_requests_at_once: int = Field(
+        256, ge=1, description="Requests under way at one engine; others wait in line, by user. vLLM's max_num_seqs."
+    )
+    engine_waiting_requests: int = Field(1000, ge=0, description="Requests that wait in line for one engine; then 429.")
+    engine_wait_seconds: float = Field(60, ge=0, description="Longest wait in that line; then 429.")
 
     usage_flush_seconds: float = Field(0.5, gt=0, description="Pause between two writings of usage records.")
     usage_backlog_seconds: float = Field(
@@ -170,6 +224,14 @@ class Config(BaseSettings):
             raise ValueError("idle_timeout_seconds must not exceed total_timeout_seconds")
         return self
 
+    @model_validator(mode="after")
+    def _defaults_within_bounds(self) -> "Config":
+        for name in ("lease_hours", "idle_stop_minutes"):
+            default, most = getattr(self, name), getattr(self, f"{name}_most")
+            if default is not None and most is not None and default > most:
+                raise ValueError(f"{name} must not exceed {name}_most")
+        return self
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -185,6 +247,16 @@ class Config(BaseSettings):
     def redis_socket(self) -> Path:
         """Unix socket of the private Redis that `manage.py run` starts."""
         return self.data_dir / "redis" / "redis.sock"
+
+    @property
+    def pages_socket(self) -> Path:
+        """Unix socket of the process that serves Django's pages; the web processes pass on to it."""
+        return self.data_dir / "pages" / "pages.sock"
+
+    @property
+    def journal_dir(self) -> Path:
+        """What the processes of the data plane have settled, each in a file of its own."""
+        return self.data_dir / "journal"
 
     @property
     def redis(self) -> str:
@@ -233,6 +305,14 @@ def _explain(problem: Any) -> str:
 def get_config() -> Config:
     """The settings of this process; read once."""
     return read_config()
+
+
+def origin(name: str) -> str:
+    """Where a setting comes from: "environment" (a flag is handed on as one), "file" or "default"."""
+    given = {variable.upper() for variable in os.environ}
+    if f"PORTAL_{name.upper()}" in given or (name == "hf_endpoint" and "HF_ENDPOINT" in given):
+        return "environment"
+    return "file" if name in get_config().model_fields_set else "default"
 
 
 def environment(**additions: str) -> dict[str, str]:

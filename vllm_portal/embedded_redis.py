@@ -11,6 +11,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from vllm_portal.errors import OperatorError
+from vllm_portal.preconditions import check_socket_path
 
 
 def server_binary() -> str:
@@ -37,8 +38,7 @@ def start(
     rebuilt from the database.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if len(str(socket).encode()) > 100:  # the kernel's limit is 107 bytes; its own error says nothing of the cause
-        raise OperatorError(f"the path {socket} is too long for a unix socket: choose a shorter PORTAL_DATA_DIR")
+    check_socket_path(socket)
     log = log or directory / "redis.log"
     options = {
         "port": "0",

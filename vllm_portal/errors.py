@@ -3,7 +3,8 @@
 PortalError
 ├── CallerError        the caller: the request is wrong; says what to change
 │   ├── FieldError     … in one named field of the request
-│   └── NotFound       … what it names does not exist, or is somebody else's
+│   ├── NotFound       … what it names does not exist, or is somebody else's
+│   └── Conflict       … what it goes on from has changed meanwhile
 ├── OperatorError      whoever runs the portal: configuration, Docker, database, Redis
 └── Unavailable        time: the same request may work later
 """
@@ -27,6 +28,10 @@ class FieldError(CallerError):
 
 class NotFound(CallerError):
     """What the request names does not exist for this caller."""
+
+
+class Conflict(CallerError):
+    """What the request goes on from is not so any more."""
 
 
 class OperatorError(PortalError):

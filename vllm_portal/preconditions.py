@@ -64,6 +64,12 @@ def listen(host: str, port: int) -> socket.socket:
         raise OperatorError(f"port {port} on {host} cannot be used: {cause}") from None
 
 
+def check_socket_path(path: Path) -> None:
+    """The kernel's limit is 107 bytes; its own error says nothing of the cause."""
+    if len(str(path).encode()) > 100:
+        raise OperatorError(f"the path {path} is too long for a unix socket: choose a shorter PORTAL_DATA_DIR")
+
+
 def reach_redis(url: str) -> None:
     """For a Redis that somebody else runs."""
     try:

@@ -12,7 +12,7 @@ from rest_framework import exceptions, serializers, status
 from rest_framework.response import Response
 from rest_framework.views import exception_handler as drf_handler
 
-from vllm_portal.errors import CallerError, FieldError, NotFound, OperatorError, Unavailable
+from vllm_portal.errors import CallerError, Conflict, FieldError, NotFound, OperatorError, Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,8 @@ def exception_handler(error: Exception, context: dict[str, Any]) -> Response | N
         return Response({error.field: [str(error)]}, status=status.HTTP_400_BAD_REQUEST)
     if isinstance(error, NotFound):
         return Response({"detail": str(error)}, status=status.HTTP_404_NOT_FOUND)
+    if isinstance(error, Conflict):
+        return Response({"detail": str(error)}, status=status.HTTP_409_CONFLICT)
     if isinstance(error, CallerError):
         return Response({"detail": str(error)}, status=status.HTTP_400_BAD_REQUEST)
     if isinstance(error, Unavailable):
@@ -50,6 +52,15 @@ class LenientIntegerField(serializers.IntegerField):
 
     def to_internal_value(self, data: Any) -> int:
         if isinstance(data, (bool, float)) or (isinstance(data, str) and not _DIGITS.match(data)):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
+class LenientFloatField(serializers.FloatField):
+    """A finite number, or a string of one; true is no number here."""
+
+    def to_internal_value(self, data: Any) -> float:
+        if isinstance(data, bool):
             self.fail("invalid")
         return super().to_internal_value(data)
 

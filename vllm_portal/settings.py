@@ -7,6 +7,7 @@ import dj_database_url
 from vllm_portal.config import get_config
 from vllm_portal.log import logging_config
 from vllm_portal.secret_keys import secret_key
+from vllm_portal.unfold import UNFOLD  # noqa: F401 (a setting)
 
 config = get_config()
 
@@ -24,12 +25,14 @@ INSTALLED_APPS = [
     "accounts",
     "engines",
     "inference",
+    "unfold",
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
+    "django.contrib.humanize",
     "rest_framework",
     "django_filters",
     "drf_spectacular",
@@ -39,6 +42,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "accounts.middleware.arrival",
     "django.middleware.security.SecurityMiddleware",
+    "vllm_portal.content_security.ContentSecurityPolicyMiddleware",
     "vllm_portal.middleware.RequestIdMiddleware",
     "vllm_portal.middleware.BodyLengthMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -85,6 +89,7 @@ PASSWORD_HASHERS = [
     "django.contrib.auth.hashers.PBKDF2PasswordHasher",
     "accounts.hashers.ImportedBCryptHasher",  # imported passwords, until their next login
 ]
+PASSWORD_RESET_TIMEOUT = 7 * 24 * 3600  # of the links that admins make
 LOGIN_URL = "/login/"
 LOGIN_REDIRECT_URL = "/"
 LOGOUT_REDIRECT_URL = "/"
@@ -168,8 +173,19 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": config.usage_flush_seconds,
         "options": {"expires": config.usage_flush_seconds * 2},
     },
+    "look-for-idle-engines": {
+        "task": "inference.tasks.look_for_idle_engines",
+        "schedule": 10,
+        "options": {"expires": 10},
+    },
+    "audit-ledger": {"task": "inference.tasks.audit_ledger", "schedule": 3600, "options": {"expires": 3600}},
     "delete-old-conversations": {
         "task": "inference.tasks.delete_old_conversations",
+        "schedule": 3600,
+        "options": {"expires": 3600},
+    },
+    "refresh-statistics": {
+        "task": "inference.tasks.refresh_statistics",
         "schedule": 3600,
         "options": {"expires": 3600},
     },
@@ -181,6 +197,11 @@ CELERY_BEAT_SCHEDULE = {
     "finish-leaving": {"task": "engines.tasks.finish_leaving", "schedule": 5, "options": {"expires": 10}},
     "forget-start-keys": {
         "task": "engines.tasks.forget_start_keys",
+        "schedule": 3600,
+        "options": {"expires": 3600},
+    },
+    "delete-old-engine-logs": {
+        "task": "engines.tasks.delete_old_logs",
         "schedule": 3600,
         "options": {"expires": 3600},
     },

@@ -1,7 +1,7 @@
 """`manage.py run`: checks the machine, starts the portal's processes, keeps them alive, stops them.
 
-checks (exit 2 with one line) -> database, admin -> Redis -> web, worker, beat -> five lines
-Ctrl-C: web -> beat -> worker -> (engines) -> Redis, each with a deadline; a second Ctrl-C kills what is left
+checks (exit 2 with one line) -> database, admin -> Redis -> pages, web, worker, beat -> five lines
+Ctrl-C: web -> pages -> beat -> worker -> (engines) -> Redis, each with a deadline; a second Ctrl-C kills what is left
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from types import FrameType
 from django.db import DatabaseError
 
 from engines.launchers.choice import chosen_name
-from vllm_portal import banner, embedded_redis, preconditions, web
+from vllm_portal import banner, embedded_redis, pages, preconditions, web
 from vllm_portal.children import Child, cap, python
 from vllm_portal.config import PROJECT_ROOT, Config, environment, get_config, ineffective
 from vllm_portal.errors import OperatorError
@@ -104,7 +104,7 @@ class Supervisor:
     def _stop(self) -> None:
         self._stopping = True
         self._listener.close()  # else new connections would wait for an answer that never comes
-        for name in ("web", "beat", "worker"):
+        for name in [*filter(_is_web, self._children), "pages", "beat", "worker"]:
             self._children[name].stop()
         try:
             if self._config.stop_engines_on_exit:
@@ -144,6 +144,10 @@ class Supervisor:
         print("\nstopping; Ctrl-C again to stop at once", file=sys.stderr, flush=True)
 
 
+def _is_web(name: str) -> bool:
+    return name.partition("-")[0] == "web"
+
+
 def _stop_engines(timeout_s: float) -> None:
     from engines import reconcile  # with all launchers: not needed for a start
 
@@ -161,8 +165,11 @@ def _children(config: Config, listener: socket.socket, launcher: str) -> dict[st
         spawn = partial(embedded_redis.start, directory, config.redis_socket, log=log, env=variables)
         children["redis"] = Child("redis", spawn, log, grace_s=5)
     beat = ("beat", "--schedule", str(config.data_dir / "beat-schedule"), "--pidfile=", "--loglevel", "INFO")
+    children["pages"] = Child("pages", start("-m", "vllm_portal.pages"), logs / "pages.log", pages.GRACEFUL_SECONDS + 3)
     spawn_web = partial(start("-m", "vllm_portal.web", "--fd", str(listener.fileno())), pass_fds=[listener.fileno()])
-    children["web"] = Child("web", spawn_web, logs / "web.log", grace_s=web.GRACEFUL_SECONDS + 3)
-    children["worker"] = Child("worker", start(*_CELERY, *_WORKER), logs / "worker.log", grace_s=15)
+    for number in range(1, config.web_processes + 1):
+        name = "web" if number == 1 else f"web-{number}"
+        children[name] = Child(name, spawn_web, logs / f"{name}.log", grace_s=web.GRACEFUL_SECONDS + 3)
+    children["worker"] = Child("worker", start(*_CELERY, *_WORKER), logs / "worker.log", 15, steps_back=True)
     children["beat"] = Child("beat", start(*_CELERY, *beat), logs / "beat.log", grace_s=5)
     return children

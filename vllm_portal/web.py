@@ -1,4 +1,6 @@
-"""The web server process: `python -m vllm_portal.web`, on a socket that it opens or is handed (`--fd`)."""
+"""A web server process: `python -m vllm_portal.web`, on a socket that it opens or is handed (`--fd`).
+
+It needs the pages' process beside it (`vllm_portal.pages`); several may share a socket."""
 
 import argparse
 import http.client
@@ -14,12 +16,12 @@ GRACEFUL_SECONDS = 10
 
 def serve(listener: socket.socket) -> None:
     """Serves until SIGTERM or SIGINT; running answers then have GRACEFUL_SECONDS to end."""
-    from vllm_portal import asgi  # sets Django up, which takes a moment that `--check` need not spend
+    from vllm_portal import door  # sets Django up, which takes a moment that `--check` need not spend
 
     config = uvicorn.Config(
-        asgi.application,
+        door.application,
         loop="uvloop",
-        http=asgi.Front,
+        http=door.Front,
         ws="none",
         lifespan="auto",
         log_config=None,  # Django's set-up counts

@@ -40,7 +40,8 @@ def launcher(name: str) -> Launcher:
     return makers[name]()
 
 
-def _log_dir() -> Path:
+def log_dir() -> Path:
+    """Where the logs of engines that are gone are kept. May not be there yet."""
     return get_config().data_dir / "engine-logs"
 
 
@@ -56,7 +57,7 @@ def _docker() -> Launcher:
     config = get_config()
     settings = DockerSettings(
         portal_id=portal_id(),
-        log_dir=_log_dir(),
+        log_dir=log_dir(),
         hf_cache=config.hf_cache_dir,
         shm_size=config.docker_shm_size,
         memory=config.docker_memory,
@@ -77,7 +78,7 @@ def _process() -> Launcher:
         name="process",
         portal_id=portal_id(),
         runtime_dir=config.data_dir / "engines" / "process",
-        log_dir=_log_dir(),
+        log_dir=log_dir(),
         command=(config.vllm_executable, "serve"),
         parent_environment=environment(),
         environment={"HF_HOME": str(folder)} if folder else {},
@@ -94,7 +95,7 @@ def _simulator() -> Launcher:
         name="simulator",
         portal_id=portal_id(),
         runtime_dir=config.data_dir / "engines" / "simulator",
-        log_dir=_log_dir(),
+        log_dir=log_dir(),
         command=(sys.executable, "-m", "engines.simulator"),
         extra_args=tuple(config.simulator_args),
         parent_environment=parent,

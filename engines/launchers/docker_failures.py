@@ -9,6 +9,7 @@ _NO_GPU = re.compile(
     r"|unknown device|device \"?/dev/(kfd|dri)|unable to find group video",
     re.IGNORECASE,
 )
+_OLD_DRIVER = re.compile(r"unsatisfied condition: \S+, please update your driver")
 _NO_IMAGE = re.compile(
     r"no such image|pull access denied|manifest unknown|manifest for .* not found|not found: manifest"
     r"|repository .* not found|does not exist|unauthorized|denied|name unknown|no matching manifest",
@@ -23,6 +24,12 @@ _NO_REGISTRY = re.compile(
 
 def start_failure(message: str, image: str) -> StartFailed | None:
     """Why a container could not be made or started."""
+    if _OLD_DRIVER.search(message):
+        return StartFailed(
+            "driver_too_old",
+            f"The GPU's driver is too old for {image}: {_short(message)}",
+            "An admin updates the driver, or sets a docker_image made for an older CUDA.",
+        )
     if _NO_GPU.search(message):
         return StartFailed(
             "no_gpu_runtime",

@@ -154,4 +154,45 @@ CAUSES = {
     ),
     "oom-kill": Cause("load", "", killed=True),
     "silent": Cause("load", "", exit_code=0),
+    "token": Cause(
+        "config",
+        "huggingface_hub.errors.HfHubHTTPError: 401 Client Error: Unauthorized for url: "
+        "https://huggingface.co/{model}/resolve/main/config.json (Request ID: Root=1-0-0)\n\n"
+        "Invalid credentials in Authorization header",
+    ),
+    "hub": Cause(
+        "config",
+        "OSError: We couldn't connect to 'https://huggingface.co' to load the files, and couldn't find them in the "
+        "cached files.",
+    ),
+    "remote-code": Cause(
+        "config",
+        _MODEL_CONFIG + "The repository {model} contains custom code which must be executed to correctly load the "
+        "model. You can inspect the repository content at https://hf.co/{model}.\n"
+        "Please pass the argument `trust_remote_code=True` to allow custom code to be run." + _INPUT,
+    ),
+    "heads": Cause(
+        "config", "ValueError: Total number of attention heads (64) must be divisible by tensor parallel size (3)."
+    ),
+    "tokenizer": Cause("config", "OSError: Can't load tokenizer for '{model}'."),
+    "port": Cause("config", "OSError: [Errno 98] Address already in use"),
+    "driver": Cause("load", "RuntimeError: The NVIDIA driver on your system is too old (found version 12080)."),
+    "disk": Cause("load", "OSError: [Errno 28] No space left on device"),
+    "cache": Cause("load", "PermissionError: [Errno 13] Permission denied: '/.cache'"),
+    "broken-weights": Cause("load", "safetensors_rust.SafetensorError: Error while deserializing header"),
+    "weights": Cause(
+        "load",
+        f'  File "{_SITE}/vllm/v1/worker/gpu_worker.py", line 212, in load_model\n'
+        "    self.model_runner.load_model()\n"
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 224.00 MiB.",
+    ),
+    "warm-up": Cause(
+        "load", "RuntimeError: CUDA out of memory occurred when warming up sampler with 256 dummy requests."
+    ),
+    "old-gpu": Cause("load", "RuntimeError: CUDA error: no kernel image is available for execution on the device"),
+    "dtype": Cause(
+        "load", "ValueError: Bfloat16 is only supported on GPUs with compute capability of at least 8.0."
+    ),
+    "gpu-fault": Cause("load", "RuntimeError: CUDA error: uncorrectable ECC error encountered"),
+    "nccl": Cause("load", "RuntimeError: NCCL error: unhandled system error (run with NCCL_DEBUG=INFO for details)"),
 }  # fmt: skip

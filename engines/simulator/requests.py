@@ -24,16 +24,20 @@ _COMPLETION_DEFAULT = 16  # of OpenAI's older interface; a chat's default is wha
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a chat or completion asks for. `said`: for each prompt the text that is answered."""
+    """What a chat or completion asks for. `said`: for each prompt the text that is answered; `counts`: its tokens."""
 
     said: list[str]
-    prompt_tokens: int
+    counts: list[int]
     n: int
     sampling: Sampling
     stream: bool
     include_usage: bool
     continuous_usage: bool
     faults: Faults
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(self.counts)
 
 
 def parse_json(raw: bytes) -> Body:
@@ -56,7 +60,7 @@ def read_chat(body: Body, options: Options) -> Wanted:
     if asked is None:
         asked = integer(body, "max_tokens")
     said = next((tokens.message_text(one) for one in reversed(messages) if one["role"] == "user"), "")
-    return _wanted(body, options, [said], prompt_tokens, prompt_tokens, asked)
+    return _wanted(body, options, [said], [prompt_tokens], asked)
 
 
 def read_completion(body: Body, options: Options) -> Wanted:
@@ -65,19 +69,10 @@ def read_completion(body: Body, options: Options) -> Wanted:
     said = [prompt if isinstance(prompt, str) else tokens.decode(prompt) for prompt in prompts]
     asked = integer(body, "max_tokens")
     limit = options.max_model_len - max(counts)
-    return _wanted(
-        body,
-        options,
-        said,
-        sum(counts),
-        max(counts),
-        min(_COMPLETION_DEFAULT, max(limit, 1)) if asked is None else asked,
-    )
+    return _wanted(body, options, said, counts, min(_COMPLETION_DEFAULT, max(limit, 1)) if asked is None else asked)
 
 
-def _wanted(
-    body: Body, options: Options, said: list[str], prompt_tokens: int, longest: int, asked: int | None
-) -> Wanted:
+def _wanted(body: Body, options: Options, said: list[str], counts: list[int], asked: int | None) -> Wanted:
     _check_numbers(body)
     stream = boolean(body, "stream")
     include_usage, continuous = _stream_options(body, stream)
@@ -86,9 +81,9 @@ def _wanted(
         raise bad_parameter(f"n must be between 1 and {_MAX_N}, got {n}.", "n", n)
     return Wanted(
         said=said,
-        prompt_tokens=prompt_tokens,
+        counts=counts,
         n=n or 1,
-        sampling=_sampling(body, options, longest, asked),
+        sampling=_sampling(body, options, max(counts), asked),
         stream=stream,
         include_usage=include_usage or options.force_include_usage,
         continuous_usage=(include_usage and continuous) or options.force_include_usage,

@@ -235,7 +235,7 @@ class Application:
     async def _generate(self, exchange: Exchange, model: str, wanted: requests.Wanted, chat: bool) -> None:
         def formatted(answers: list[Answer]) -> wire.AnswerFormat:
             usage = (wanted.continuous_usage, wanted.include_usage)
-            request = (chat, exchange.request_id, model, wanted.prompt_tokens)
+            request = (chat, exchange.request_id, model, wanted.counts)
             return wire.AnswerFormat(*request, answers, wanted.faults, *usage)
 
         await generate(self._options, self._engine, exchange, wanted, formatted)

@@ -42,7 +42,8 @@ def usage_of(prompt_tokens: int, completion_tokens: int, faults: Faults) -> dict
 class AnswerFormat:
     """One request's answer, as a chat's or as an older completion's, in one piece or as events.
 
-    As in vLLM the usage within an event counts that answer's own tokens, and the one at the end all of them.
+    As in vLLM the usage within an event counts that answer's own tokens and its own prompt's, and the one at the end
+    all of them.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class AnswerFormat:
         chat: bool,
         request_id: str,
         model: str,
-        prompt_tokens: int,
+        counts: list[int],
         answers: list[Answer],
         faults: Faults,
         continuous_usage: bool = False,
@@ -60,7 +61,8 @@ class AnswerFormat:
         self._id = ("chatcmpl-" if chat else "cmpl-") + request_id
         self._model = model
         self._created = int(time.time())
-        self._prompt_tokens = prompt_tokens
+        self._prompt_tokens = sum(counts)
+        self._own_prompts = [count for count in counts for _ in range(len(answers) // len(counts))]
         self._answers = answers
         self._faults = faults
         self._usage_in_events = continuous_usage and "usage-absent" not in faults
@@ -72,7 +74,6 @@ class AnswerFormat:
         self._thought_heads = [b'{"index":%d,"delta":{"reasoning":' % index for index in range(len(answers))]
         closing = b'},"logprobs":null' if chat else b',"logprobs":null'
         self._between = closing + b',"finish_reason":null,"token_ids":null}]'
-        self._usage_head = b',"usage":{"prompt_tokens":%d,"total_tokens":' % prompt_tokens
         # In the last message: the usage chunk, where there is one.
         self._fingerprint = b"" if include_usage else _FINGERPRINT
         self._last = [
@@ -88,7 +89,7 @@ class AnswerFormat:
             return b""
         role = b'"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]'
         heads = (b'{"index":%d,' % index for index in range(len(self._answers)))
-        usage = self._usage_so_far(0) if self._usage_in_events else b""
+        usage = self._usage_so_far(0, 0) if self._usage_in_events else b""
         return b"".join(self._event_head + head + role + usage + b"}\n\n" for head in heads)
 
     def events(self, first: int, last: int) -> tuple[bytes, int]:
@@ -107,15 +108,16 @@ class AnswerFormat:
                     self._thought_heads[index] if step < answer.thoughts else self._choice_heads[index],
                     _quoted(answer.pieces[step]),
                     self._last[index] if last_one else self._between,
-                    self._usage_so_far(step + 1) if self._usage_in_events else b"",
+                    self._usage_so_far(index, step + 1) if self._usage_in_events else b"",
                     self._fingerprint if last_one else b"",
                     b"}\n\n",
                 )
         return b"".join(parts), many
 
-    def _usage_so_far(self, completion_tokens: int) -> bytes:
+    def _usage_so_far(self, index: int, completion_tokens: int) -> bytes:
         said = self._faults.completion_tokens(completion_tokens)
-        return b'%b%d,"completion_tokens":%d}' % (self._usage_head, self._prompt_tokens + said, said)
+        prompt = self._own_prompts[index]
+        return b',"usage":{"prompt_tokens":%d,"total_tokens":%d,"completion_tokens":%d}' % (prompt, prompt + said, said)
 
     def usage_event(self) -> bytes:
         """The event after the last token, b"" where usage is to be absent."""

@@ -5,7 +5,7 @@
     reservations                what is reserved = what open requests hold, and each of these has a live lease
     limits                      used + reserved <= limit, unless the limit was lowered since
     sums                        numbers = records + corrections; records = their hourly = their daily sums
-    engines                     records = the engine's own counters, as far as the portal saw the end of each request
+    engines                     records = the engine's own counters; where a request was cut off, within its bounds
     log                         no line of the portal's logs holds a secret
 
 Why it can look while the portal works: docs/decisions/0011-the-audit.md.

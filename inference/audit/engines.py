@@ -1,73 +1,101 @@
 """The records of each engine against its own counters, which begin at 0 with its process."""
 
 import logging
-import re
-from collections import Counter
+import math
 from collections.abc import Iterator
+from typing import Any, NamedTuple
 
-import requests
-from django.db.models import Sum
+from django.db.models import Count, Sum
 
+from engines import health
+from engines.metrics import Metrics
 from engines.models import Engine
 from engines.states import State
 from inference.audit.live import Live, take
+from inference.endpoints import ENDPOINTS
 from inference.models import UsageRecord
 
 logger = logging.getLogger(__name__)
 
-TIMEOUT_S = 5
 _WHOLE = (UsageRecord.Outcome.COMPLETED, UsageRecord.Outcome.REFUSED)
-_METRIC = re.compile(
-    r"^vllm:(prompt_tokens_total|generation_tokens_total|num_requests_(?:running|waiting))(?:\{[^}]*\})? (\S+)$",
-    re.MULTILINE,
-)
+
+
+class Recorded(NamedTuple):
+    """What an engine's counters must be, by the records and the portal's own probes."""
+
+    prompt: int
+    """At least."""
+    least_generated: int
+    most_generated: float
 
 
 def check() -> Iterator[tuple[str, str, str]]:
     """Engines that work on something, or do not answer, are left for another time: a request that has just ended is
     in the metrics, and not in the records yet.
 
-    An engine that was stopped in the middle (a client left, a process died) may have counted more than the portal saw:
-    then, and only then, its counters may be above the records. Source of a second difference: vLLM 0.32 counts the
-    prompt of a request with `n` above 1 once per choice in its metrics, and once in the usage that it answers.
+    Source of a second difference: vLLM 0.32 counts the prompt of a request with `n` above 1 once per choice in its
+    metrics, and once in the usage that it answers. So its prompts may be above the records.
     """
-    ready = list(Engine.objects.filter(state=State.READY, generation=1).exclude(port=None))
+    ready = list(Engine.objects.filter(state=State.READY).exclude(port=None))
     answers = {engine.pk: _counters(engine) for engine in ready}
     busy = _busy(take())
     for engine in ready:
         counted = answers[engine.pk]
         if counted is None or str(engine.pk) in busy:
             continue
-        whole = UsageRecord.objects.filter(engine=engine)
-        sums = whole.aggregate(prompt=Sum("prompt_tokens", default=0), generated=Sum("generated_tokens", default=0))
-        cut = whole.exclude(exact=True, outcome__in=_WHOLE).exists()
-        prompt = sums["prompt"] + engine.probe_prompt_tokens
-        generated = sums["generated"] + engine.probe_generated_tokens
-        if counted["prompt_tokens_total"] < prompt and not cut:
-            yield "engines", f"{engine.name} prompt", _differ(prompt, counted["prompt_tokens_total"])
-        if counted["generation_tokens_total"] != generated and not cut:
-            yield "engines", f"{engine.name} generated", _differ(generated, counted["generation_tokens_total"])
+        recorded = _recorded(engine)
+        prompt, generated = counted.prompt_tokens, counted.generated_tokens
+        if prompt < recorded.prompt:
+            yield "engines", f"{engine.name} prompt", _differ(recorded.prompt, math.inf, prompt)
+        if not recorded.least_generated <= generated <= recorded.most_generated:
+            text = _differ(recorded.least_generated, recorded.most_generated, generated)
+            yield "engines", f"{engine.name} generated", text
+
+
+def _recorded(engine: Engine) -> Recorded:
+    """A request that was cut off (a client left, a process died) has cost the engine no less than it told (`exact`),
+    and no more than such a request can."""
+    prompt, least = engine.probe_prompt_tokens, engine.probe_generated_tokens
+    most: float = least
+    own = UsageRecord.objects.filter(engine=engine)
+    if engine.asked_at is not None:  # its counters are those of this generation
+        own = own.filter(started_at__gte=engine.asked_at)
+    records = own.order_by().values("path", "exact", "outcome")
+    sums = {name: Sum(f"{name}_tokens") for name in ("prompt", "generated", "reserved")}
+    for row in records.annotate(requests=Count("pk"), known=Count("reserved_tokens"), **sums):
+        if row["exact"]:
+            prompt += row["prompt"]
+            least += row["generated"]
+        whole = row["exact"] and row["outcome"] in _WHOLE
+        most += row["generated"] if whole else _most_generated(row, engine)
+    return Recorded(prompt, least, most)
+
+
+def _most_generated(row: dict[str, Any], engine: Engine) -> float:
+    """By the requests that a row sums up. One to `/v1/completions` may hold any number of prompts, but it never
+    reserves in slices, so the engine was asked for no more than was reserved. Infinite where nobody knows."""
+    endpoint = ENDPOINTS.get(row["path"])
+    if endpoint is not None and not endpoint.generates:
+        return 0
+    choices = endpoint and endpoint.most_choices
+    if not choices:
+        return row["reserved"] if endpoint and row["known"] == row["requests"] else math.inf
+    return row["requests"] * choices * (engine.served_max_model_len or engine.max_model_len or math.inf)
 
 
 def _busy(live: Live) -> set[str]:
     return {request.engine_id for request in live.open.values()} | {record["engine_id"] for record in live.outbox}
 
 
-def _differ(recorded: int, counted: int) -> str:
+def _differ(least: int, most: float, counted: int) -> str:
+    recorded = f"{least}" if least == most else f"at least {least}" if most == math.inf else f"{least} to {most:.0f}"
     return f"{recorded} tokens recorded (probes included), the engine counted {counted}"
 
 
-def _counters(engine: Engine) -> Counter[str] | None:
-    """Its metrics, summed over their labels; None where it works on something, or does not tell."""
-    try:
-        answer = requests.get(f"http://{engine.host}:{engine.port}/metrics", timeout=TIMEOUT_S)
-        answer.raise_for_status()
-    except requests.RequestException as error:
-        logger.warning("the metrics of %s cannot be read: %s", engine.name, error)
+def _counters(engine: Engine) -> Metrics | None:
+    """None where it works on something, or does not tell."""
+    told = health.told(engine.host, engine.port)
+    if told is None:
+        logger.warning("the metrics of %s cannot be read", engine.name)
         return None
-    totals = Counter[str]()
-    for name, value in _METRIC.findall(answer.text):
-        totals[name] += int(float(value))
-    if totals["num_requests_running"] or totals["num_requests_waiting"] or "prompt_tokens_total" not in totals:
-        return None
-    return totals
+    return None if told.running or told.waiting else told

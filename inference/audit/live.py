@@ -8,20 +8,23 @@ from accounts import quotas
 from vllm_portal.redis_client import client
 
 _READ = """
-local function rows(pattern)
-  local found = {}
-  for _, key in ipairs(redis.call('KEYS', pattern)) do found[#found + 1] = {key, redis.call('HGETALL', key)} end
-  return found
+local quotas, open = {}, {}
+for _, key in ipairs(redis.call('KEYS', 'counters:*')) do
+  local row = {struct.unpack(ARGV[1], redis.call('GET', key))}
+  row[#row] = nil -- where it stopped to read
+  quotas[#quotas + 1] = {key, row}
 end
+for _, key in ipairs(redis.call('KEYS', 'running:*')) do open[#open + 1] = {key, redis.call('HGETALL', key)} end
 local time = redis.call('TIME')
-return {rows('quota:*'), rows('open:*'), redis.call('ZRANGE', 'open', 0, -1, 'WITHSCORES'),
-  redis.call('LRANGE', 'outbox', 0, -1), time[1] * 1000}
+return {quotas, open, redis.call('ZRANGE', 'alive', 0, -1, 'WITHSCORES'), redis.call('LRANGE', 'outbox', 0, -1),
+  time[1] * 1000}
 """
 
 
 class Open(NamedTuple):
     """A request that is under way. `at_once`: the subjects whose number of requests at once it counts in."""
 
+    process: str
     subjects: list[str]
     prompt: int
     generated: int
@@ -40,7 +43,8 @@ class Quota(NamedTuple):
 
 
 class Live(NamedTuple):
-    """Subjects are "7" for a user and "k7" for an API key. `leases`: request -> its end, in ms since the epoch."""
+    """Subjects are "7" for a user and "k7" for an API key. `leases`: process -> when it is taken
+    for dead, in ms since the epoch. A subject without any limit has no numbers here."""
 
     quotas: dict[str, Quota]
     open: dict[str, Open]
@@ -66,11 +70,16 @@ def subjects_of(record: dict[str, Any]) -> list[str]:
 
 def take() -> Live:
     """Raises redis.RedisError."""
-    rows, open_rows, leases, outbox, now_ms = client().eval(_READ, 0)
+    rows, open_rows, leases, outbox, now_ms = client().eval(_READ, 0, quotas.ROW.format)
+    quota_rows = {_name(key): dict(zip(quotas.FIELDS, values, strict=True)) for key, values in rows}
     return Live(
-        quotas={_name(key): _quota(_fields(values)) for key, values in rows},
-        open={_name(key): _open(_fields(values)) for key, values in open_rows},
-        leases={request: int(float(end)) for request, end in zip(leases[::2], leases[1::2], strict=True)},
+        quotas={name: _quota(row) for name, row in quota_rows.items() if not quotas.is_unlimited(row)},
+        open={
+            request: _open(_name(key), text)
+            for key, values in open_rows
+            for request, text in zip(values[::2], values[1::2], strict=True)
+        },
+        leases={process: int(float(end)) for process, end in zip(leases[::2], leases[1::2], strict=True)},
         outbox=[json.loads(line) for line in outbox],
         now_ms=now_ms,
     )
@@ -80,17 +89,16 @@ def _name(key: str) -> str:
     return key.partition(":")[2]
 
 
-def _fields(values: list[str]) -> dict[str, str]:
-    return dict(zip(values[::2], values[1::2], strict=True))
+def _quota(row: dict[str, int]) -> Quota:
+    used, reserved, limits = ((row[f"p{kind}"], row[f"g{kind}"]) for kind in "url")
+    return Quota(used, reserved, limits, row["n"] if row["so"] >= 0 else None)
 
 
-def _quota(row: dict[str, str]) -> Quota:
-    used, reserved, limits = ((int(row[f"p{kind}"]), int(row[f"g{kind}"])) for kind in "url")
-    return Quota(used, reserved, limits, int(row.get("n") or 0) if row.get("so") else None)
-
-
-def _open(row: dict[str, str]) -> Open:
-    meta = json.loads(row["m"])
-    subjects = [subject for subject in (row["u"], row["k"]) if subject]
-    at_once = row.get("a", "").split()
-    return Open(subjects, int(row["p"]), int(row["g"]), at_once, meta["engine_id"], meta["started_ms"])
+def _open(process: str, text: str) -> Open:
+    """As `ledger.lua` writes it."""
+    held, holds, meta = text.split("|", 2)
+    user, key, prompt, generated, _, _ = held.split(" ")
+    subjects = [subject for subject in (user, key) if subject]
+    at_once = [part.removeprefix("n:") for part in holds.split() if part.startswith("n:")]
+    record = json.loads(meta)
+    return Open(process, subjects, int(prompt), int(generated), at_once, record["engine_id"], record["started_ms"])

@@ -40,17 +40,13 @@ def _ended_once(live: Live, numbers: Numbers) -> Iterator[tuple[str, str, str]]:
 
 
 def _leases(live: Live) -> Iterator[tuple[str, str, str]]:
-    for request in live.open.keys() - live.leases.keys():
-        yield "reservations", request, "it is open without a lease: nobody would ever settle it"
-    for request, end in live.leases.items():
-        if request not in live.open:
-            yield "reservations", request, "there is a lease, and no open request"
+    for request, opened in live.open.items():
+        end = live.leases.get(opened.process)
+        if end is None:
+            yield "reservations", request, "it is open without a lease: nobody would ever settle it"
         elif live.now_ms - end > LATE_MS:
-            yield (
-                "reservations",
-                request,
-                f"its lease ran out {(live.now_ms - end) // 1000} s ago, and nobody settled it",
-            )
+            late_s = (live.now_ms - end) // 1000
+            yield "reservations", request, f"its lease ran out {late_s} s ago, and nobody settled it"
 
 
 def _beyond(quota: Quota) -> bool:

@@ -1,11 +1,14 @@
 """What an endpoint of an engine is to the portal."""
 
+import logging
 from typing import Any, Protocol
 
 from inference.body import Body, read
 from inference.errors import ApiError
 from inference.routing import Route
-from inference.sse import Filter, Usage, answer_usage
+from inference.sse import BadStream, Filter, Usage, answer_usage
+
+logger = logging.getLogger(__name__)
 
 TEMPLATE_TOKENS = 256
 
@@ -32,6 +35,21 @@ class StreamFilter(Protocol):
         """The bytes of an event that never ended."""
 
 
+def counts(stream: StreamFilter) -> Usage | None:
+    """A stream's latest counts, None where there are none or they are no counts."""
+    try:
+        return stream.usage()
+    except BadStream as error:
+        logger.error("an engine's count cannot be read: %s", error)
+        return None
+
+
+def seen(stream: StreamFilter) -> tuple[int, int]:
+    """Prompt and generated tokens so far."""
+    usage = counts(stream) or Usage()
+    return usage.prompt_tokens, usage.generated_tokens
+
+
 class Endpoint:
     """One path of an engine: what its bodies ask for, and what its answers cost. Stateless: one serves all requests."""
 
@@ -39,6 +57,8 @@ class Endpoint:
     """At the engine."""
     generates = False
     """Its answers hold generated tokens."""
+    most_choices: int | None = 0
+    """How many of them one request may ask for, each up to the model's context; None: any number."""
     counts = True
     """What it reads is charged. An endpoint that does not count must still be admitted, with a reservation of 0."""
     prompt_fields: tuple[str, ...] = ()
@@ -70,6 +90,10 @@ class Endpoint:
     def wanted(self, body: Body, max_model_len: int) -> int:
         """The generated tokens to reserve, for all choices together."""
         return 0
+
+    def slices(self, body: Body) -> bool:
+        """Whether a stream may reserve as it goes: its events tell how many tokens there are, and it can be ended."""
+        return False
 
     def limit(self, body: Body, granted: int, max_model_len: int) -> None:
         """Tells the engine to stop where the reservation of `granted` generated tokens ends."""

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from inference.body import Body
+from inference.body import MAX_CHOICES, Body
 from inference.endpoints.generation import Generation, ask_for_counts, examine_choices
 from inference.routing import Route
 
@@ -20,6 +20,7 @@ _RENDERED = (
 
 class ChatCompletions(Generation):
     path = "/v1/chat/completions"
+    most_choices = MAX_CHOICES
     limit_fields = ("max_completion_tokens", "max_tokens")
     prompt_fields = ("messages",)
 
@@ -27,6 +28,9 @@ class ChatCompletions(Generation):
         super().examine(body)
         examine_choices(body)
         ask_for_counts(body)
+
+    def slices(self, body: Body) -> bool:
+        return body.stream and body.max_tokens is None and body.choices == 1
 
     def token_counts(self, body: Body, route: Route) -> list[dict[str, Any] | int]:
         fields = body.fields

@@ -12,6 +12,7 @@ DEFAULT_MAX_TOKENS = 16  # OpenAI's and vLLM's, without max_tokens
 
 class Completions(Generation):
     path = "/v1/completions"
+    most_choices = None  # for each of its prompts some
     prompt_fields = ("prompt",)
 
     def examine(self, body: Body) -> None:

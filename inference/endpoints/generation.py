@@ -9,11 +9,16 @@ from inference.errors import InvalidRequest
 
 class Generation(Endpoint):
     generates = True
+    most_choices = 1
     limit_fields: tuple[str, ...] = ("max_tokens",)
     """Where a client may say how many tokens it wants; the first that is there counts."""
 
     def examine(self, body: Body) -> None:
-        body.stream = bool(body.value("stream", bool))
+        body.generates = True
+        if "stream" in body.fields:
+            body.stream = bool(body.value("stream", bool))
+        if "service_tier" in body.fields:
+            body.batch = body.value("service_tier", str) == "flex"
         for name in self.limit_fields:
             limit = body.number(name, 0, MOST_TOKENS)
             if limit is not None:

@@ -6,6 +6,7 @@ from rest_framework.test import APIClient
 from accounts import keys
 from accounts.models import ApiKey
 from inference import usage
+from tests.live_rows import row
 from vllm_portal.changes import CHANNEL
 from vllm_portal.redis_client import client
 
@@ -20,13 +21,13 @@ def committed(django_capture_on_commit_callbacks):
 
 @pytest.fixture
 def live():
-    """live(user or key): the live counters, loaded first where they are not: a dict of ints, without what is empty."""
+    """live(user or key): the live counters, loaded first where they are not: as `row`."""
 
     def read(whose, load: bool = True) -> dict[str, int]:
         subject = f"k{whose.pk}" if isinstance(whose, ApiKey) else str(whose.pk)
-        if load and not client().exists(f"quota:{subject}"):
+        if load and not client().exists(f"counters:{subject}"):
             usage.load(subject)
-        return {name: int(value) for name, value in client().hgetall(f"quota:{subject}").items() if value}
+        return row(subject)
 
     return read
 

@@ -22,17 +22,22 @@ def admin(root) -> Client:
     return client
 
 
-def form_of(client: Client, user: User) -> dict[str, str]:
+def form_of(client: Client, user: User) -> dict[str, str | list[str]]:
     """What a browser would send from the user's page, were nothing changed."""
-    page = client.get(f"{PEOPLE}{user.pk}/change/").content.decode()
-    page = page[page.index('id="user_form"') : page.index("submit-row")]
-    fields = {}
+    return fields_of(client, f"{PEOPLE}{user.pk}/change/", "user_form")
+
+
+def fields_of(client: Client, address: str, form_id: str) -> dict[str, str | list[str]]:
+    page = client.get(address).content.decode()
+    page = page[page.index(f'id="{form_id}"') : page.index("submit-row")]
+    fields: dict[str, str | list[str]] = {}
     for tag in re.findall(r"<input[^>]*>", page):
         name, value = (re.search(rf' {key}="([^"]*)"', tag) for key in ("name", "value"))
-        if name and not ('type="checkbox"' in tag and " checked" not in tag):
+        if name and not ('type="checkbox"' in tag and not re.search(r"\schecked[\s/>]", tag)):
             fields[name[1]] = unescape(value[1]) if value else "on" * ('type="checkbox"' in tag)
-    for name, options in re.findall(r'<select name="([^"]*)".*?>(.*?)</select>', page, re.DOTALL):
-        fields[name] = re.search(r'value="([^"]*)" selected', options)[1]
+    for name, more, options in re.findall(r'<select name="([^"]*)"(.*?)>(.*?)</select>', page, re.DOTALL):
+        chosen = re.findall(r'value="([^"]*)" selected', options)
+        fields[name] = chosen if "multiple" in more else chosen[0]
     return fields
 
 
@@ -152,6 +157,25 @@ def test_an_old_page_gives_no_right_back(admin, alice, bob, root):
     alice, bob = (User.objects.get(pk=user.pk) for user in (alice, bob))
     assert (alice.first_name, alice.is_active) == ("Al", False)
     assert (bob.first_name, bob.role, bob.is_staff) == ("Bo", Role.USER, False)
+
+
+def test_a_weight_is_set_and_told_and_an_old_page_leaves_it(admin, alice, client_of, committed, heard):
+    caller, form = client_of(alice), form_of(admin, alice)
+    assert form["weight"] == "1.0"
+    with committed():
+        save(admin, alice, form, weight="2.5")
+    assert heard() == ["users"]
+    save(admin, alice, form, first_name="Al")
+    assert User.objects.get(pk=alice.pk).weight == 2.5
+    assert caller.get("/api/v1/users/me").status_code == 200
+
+
+@pytest.mark.parametrize("weight", ["", "0", "-1", "0.09", "100.5", "nan", "inf", "ten"])
+def test_a_wrong_weight_is_refused(admin, alice, weight):
+    answer = admin.post(f"{PEOPLE}{alice.pk}/change/", {**form_of(admin, alice), "weight": weight})
+    assert answer.status_code == 200
+    assert list(answer.context["adminform"].form.errors) == ["weight"]
+    assert User.objects.get(pk=alice.pk).weight == 1
 
 
 def test_a_form_without_what_was_shown_is_refused(admin, alice):

@@ -14,6 +14,7 @@ from django.utils import timezone
 from accounts import keys, quotas
 from accounts.errors import KeyRevoked, MoreThanOwn, NotAuthenticated
 from accounts.models import ApiKey, KeyLimit, User
+from tests.live_rows import add_to_row, put_row
 from tests.threads import at_once
 from vllm_portal.log import SafeFormatter
 from vllm_portal.redis_client import client
@@ -137,9 +138,9 @@ def test_the_last_use_is_written_once_a_minute(alice, django_assert_num_queries)
 
 
 def test_a_change_is_told_after_the_commit(alice, live, committed, heard):
-    key, _ = make(alice)
+    key, _ = make(alice, gen_token_limit=9)
     before = live(key)
-    assert (before["pl"], before["gl"], before["ver"], before["on"]) == (quotas.MOST, quotas.MOST, 1, 1)
+    assert (before["pl"], before["gl"], before["ver"], before["on"]) == (quotas.MOST, 9, 1, 1)
     with committed():
         keys.change(key, {"prompt_token_limit": 5})
         assert live(key, load=False) == before
@@ -153,12 +154,22 @@ def test_a_change_is_told_after_the_commit(alice, live, committed, heard):
     assert heard() == ["users"] * 3
 
 
+def test_a_first_limit_is_loaded_with_what_has_been_spent_without_one(alice, live, committed):
+    key, _ = make(alice)
+    live(key)
+    KeyLimit.objects.filter(key=key).update(gen_token_number=3)  # without a limit only the database counts
+    with committed():
+        keys.change(key, {"gen_token_limit": 5})
+    assert live(key, load=False) == {}
+    assert (live(key)["gl"], live(key)["gu"]) == (5, 3)
+
+
 def test_what_is_not_loaded_stays_so(alice, committed):
     key, _ = make(alice)
     with committed():
         keys.change(key, {"prompt_token_limit": 5})
         keys.revoke(key)
-    assert client().keys("quota:*") == []
+    assert client().keys("counters:*") == []
 
 
 def test_a_limit_by_time_is_loaded_with_what_its_time_has_cost(alice, live, committed):
@@ -171,7 +182,7 @@ def test_a_limit_by_time_is_loaded_with_what_its_time_has_cost(alice, live, comm
 
 
 def test_what_redis_was_not_told_is_corrected(alice, live):
-    limited, revoked, paced, gone, same = [make(alice)[0] for _ in range(5)]
+    limited, revoked, paced, gone, same = [make(alice, prompt_token_limit=9)[0] for _ in range(5)]
     for key in (limited, revoked, paced, gone, same):
         live(key)
     live(alice)
@@ -180,12 +191,12 @@ def test_what_redis_was_not_told_is_corrected(alice, live):
     ApiKey.objects.filter(pk=revoked.pk).update(revoked_at=timezone.now())
     KeyLimit.objects.filter(key=paced).update(tokens_per_day=3)
     ApiKey.objects.filter(pk=gone.pk).delete()
-    client().hset("quota:what-is-this", "pl", 1)
+    put_row("what-is-this", pl=1)
 
     assert quotas.correct_all() == 5
     assert live(limited, load=False)["gl"] == 7
     assert live(revoked, load=False)["on"] == 0
-    assert not client().exists(f"quota:k{paced.pk}", f"quota:k{gone.pk}", "quota:what-is-this")
+    assert not client().exists(f"counters:k{paced.pk}", f"counters:k{gone.pk}", "counters:what-is-this")
     assert live(paced)["td"] == 3
     assert (live(same, load=False), live(alice, load=False)) == before
     assert quotas.correct_all() == 0
@@ -201,13 +212,13 @@ def test_live_key_numbers_are_the_live_ones(alice, live, monkeypatch):
         9,
     )
     live(key)
-    client().hincrby(f"quota:k{key.pk}", "pu", 17)
+    add_to_row(f"k{key.pk}", pu=17)
     assert quotas.live_key_numbers(key)["prompt_token_number"] == 20
 
-    def away(*_):
+    def away(*_, **__):
         raise redis.ConnectionError("away")
 
-    monkeypatch.setattr(client(), "hmget", away)
+    monkeypatch.setattr(client(), "execute_command", away)
     assert quotas.live_key_numbers(key)["prompt_token_number"] == 3
 
 

@@ -10,6 +10,7 @@ from django.db.models import F
 from accounts import quotas
 from accounts.models import TokenLimit, User
 from inference import usage
+from tests.live_rows import add_to_row
 from tests.threads import at_once, lent
 from vllm_portal.config import get_config
 from vllm_portal.redis_client import client
@@ -32,7 +33,7 @@ def row(user) -> tuple[int, int, int, int]:
 
 def test_key_is_the_one_that_the_ledger_loads(alice):
     usage.load(str(alice.pk))
-    assert client().keys("quota:*") == [quotas.key(alice.pk)]
+    assert client().keys("counters:*") == [quotas.key(alice.pk)]
 
 
 def test_limits_reach_the_live_counters_after_the_commit(alice, live, committed):
@@ -85,7 +86,7 @@ def test_no_more_is_given_back_than_was_spent(alice):
 def test_reservations_and_unwritten_records_survive_a_change_of_numbers(alice, live, committed):
     """What the database does not know yet is in the counters when they are loaded again."""
     live(alice)
-    operation = ["admit", "r1", alice.pk, alice.token_version, "", "", 0, 30, 40, 1, 1, 60_000, 203001, "{}"]
+    operation = ["p1", 60_000, 203001, "admit", alice.pk, alice.token_version, "", "", 0, "r1", 30, 40, 1, 1, 0, "{}"]
     assert client().register_script(usage.SCRIPT.decode())(args=operation)[0][0] == "ok"
     with committed():
         quotas.set_numbers(alice, prompt=100, generated=100)
@@ -102,7 +103,7 @@ def test_reservations_and_unwritten_records_survive_a_change_of_numbers(alice, l
 
 def test_live_numbers_are_the_live_ones(alice, live):
     live(alice)
-    client().hincrby(quotas.key(alice.pk), "pu", 17)
+    add_to_row(alice.pk, pu=17)
     assert quotas.live_numbers(alice)["prompt_token_number"] == 17
 
 
@@ -125,7 +126,7 @@ def test_what_redis_was_not_told_is_corrected(alice, bob, root, live):
     User.objects.filter(pk=alice.pk).update(is_active=False)
     TokenLimit.objects.filter(user=alice).update(prompt_token_limit=5)
     User.objects.filter(pk=root.pk).delete()
-    client().hincrby(quotas.key(alice.pk), "pu", 17)
+    add_to_row(alice.pk, pu=17)
 
     assert quotas.correct_all() == 2
     corrected = live(alice, load=False)
@@ -154,7 +155,8 @@ def test_a_load_that_read_the_old_row_does_not_win(people, live):
         assert waiting.wait(10)
         thread.join(0.1)
         assert thread.is_alive(), "the push did not wait for the load"
-        stale = ["load", alice.pk, 10_000, 1_000, 0, 0, alice.token_version, 1, 6000, "", "", "", "", 203001, 0, 0]
+        columns = [10_000, 1_000, 0, 0, alice.token_version, 1, 6000, -1, -1, -1, -1, 0, 0]
+        stale = ["", 0, 203001, "load", alice.pk, *columns]
         client().register_script(usage.SCRIPT.decode())(args=stale)
     thread.join(10)
     assert live(alice, load=False)["pl"] == 5

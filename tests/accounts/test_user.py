@@ -1,6 +1,7 @@
 """Saving a user: flags, tokens, and who is told."""
 
 import pytest
+from django.db import IntegrityError, transaction
 
 from accounts.auth import issue_tokens, user_of
 from accounts.models import Role, TokenLimit, User
@@ -69,6 +70,24 @@ def test_a_new_name_is_told_and_keeps_the_tokens(alice, committed, heard):
     assert heard() == ["users"]
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_weight_is_told_and_keeps_the_tokens(alice, committed, heard, whole):
+    token, _ = issue_tokens(alice)
+    alice = again(alice)
+    with committed():
+        alice.weight = 3
+        alice.save(**{} if whole else {"update_fields": ["weight"]})
+    assert user_of(token).weight == 3
+    assert heard() == ["users"]
+
+
+@pytest.mark.parametrize("weight", [0, -1, 0.09, 100.1, float("nan"), float("inf")])
+def test_the_database_takes_no_weight_that_cannot_be_divided_by(alice, weight):
+    with pytest.raises(IntegrityError), transaction.atomic():
+        User.objects.filter(pk=alice.pk).update(weight=weight)
+    assert again(alice).weight == 1
+
+
 def test_a_login_that_renews_the_hash_keeps_the_tokens(alice, settings):
     token, _ = issue_tokens(alice)
     old = alice.password
@@ -115,7 +134,7 @@ def test_a_user_with_deferred_fields_loses_none(alice):
 @pytest.mark.parametrize("delete", [User.delete, lambda user: again(user).delete()])
 def test_a_deleted_user_has_no_live_counters(alice, live, committed, heard, delete):
     live(alice)
-    key = f"quota:{alice.pk}"
+    key = f"counters:{alice.pk}"
     with committed():
         delete(alice)
     assert not client().exists(key)

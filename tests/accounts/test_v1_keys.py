@@ -10,7 +10,7 @@ from accounts import keys
 from accounts.keys import PACES
 from accounts.models import ApiKey, KeyLimit, TokenLimit
 from accounts.quotas import MOST
-from vllm_portal.redis_client import client
+from tests.live_rows import add_to_row
 
 KEYS = "/api/v1/keys"
 
@@ -38,8 +38,8 @@ def test_a_key_is_made_and_shown_once(as_alice, path):
     row = ApiKey.objects.get()
     assert body == {
         "id": row.pk, "user": row.user_id, "username": "alice", "name": "notebook", "prefix": clear[:7],
-        "last_four": clear[-4:], "scopes": ["inference"], "models": [], "expires_at": None, "revoked_at": None,
-        "created_at": row.created_at.isoformat().replace("+00:00", "Z"), "last_used_at": None,
+        "last_four": clear[-4:], "scopes": ["inference"], "models": [], "may_wake": True, "expires_at": None,
+        "revoked_at": None, "created_at": row.created_at.isoformat().replace("+00:00", "Z"), "last_used_at": None,
         "prompt_token_limit": None, "prompt_token_number": 0, "gen_token_limit": None, "gen_token_number": 0,
         **dict.fromkeys(PACES),
     }  # fmt: skip
@@ -216,13 +216,13 @@ def test_the_caller_with_a_key(alice, key_of, live):
     caller = key_of(alice, allowed_models=["tiny"], gen_token_limit=50, tokens_per_month=100, requests_at_once=2)
     KeyLimit.objects.filter(key=caller.key).update(gen_token_number=20)
     live(caller.key)
-    client().hincrby(f"quota:k{caller.key.pk}", "gr", 10)
+    add_to_row(f"k{caller.key.pk}", gr=10)
     key = caller.get("/api/v1/key").json()["key"]
     rates = {rate["name"]: (rate["limit"], rate["used"], rate["remaining"]) for rate in key["limits"].pop("rates")}
     assert rates == {"tokens_per_month": (100, 0, 100), "requests_at_once": (2, 0, 2)}
     assert key == {
         "id": caller.key.pk, "name": "a key", "shown": f"{caller.clear[:7]}…{caller.clear[-4:]}",
-        "scopes": ["inference"], "models": ["tiny"], "expires_at": None,
+        "scopes": ["inference"], "models": ["tiny"], "may_wake": True, "expires_at": None,
         "limits": {
             "prompt_tokens": {"limit": None, "used": 0, "reserved": 0, "remaining": None},
             "generated_tokens": {"limit": 50, "used": 20, "reserved": 10, "remaining": 20},

@@ -27,7 +27,7 @@ def shown(user) -> dict:
     limit = user.token_limit
     return {
         "id": user.pk, "username": user.username, "role": user.role, "is_active": user.is_active,
-        "date_joined": user.date_joined.isoformat().replace("+00:00", "Z"),
+        "date_joined": user.date_joined.isoformat().replace("+00:00", "Z"), "weight": user.weight,
         "prompt_token_limit": limit.prompt_token_limit, "prompt_token_number": limit.prompt_token_number,
         "gen_token_limit": limit.gen_token_limit, "gen_token_number": limit.gen_token_number,
         **{name: getattr(limit, name) for name in PACES},
@@ -94,7 +94,7 @@ def test_a_user_is_added_with_the_defaults(admin):
 def test_a_user_is_added_as_chosen(admin):
     chosen = {
         "username": "carol", "password": "pw", "role": "Admin", "is_active": False, "prompt_token_limit": "1",
-        "gen_token_limit": 2, "requests_per_minute": None, "tokens_per_day": 3, "gen_token_number": 99,
+        "gen_token_limit": 2, "requests_per_minute": None, "tokens_per_day": 3, "gen_token_number": 99, "weight": 0.5,
     }  # fmt: skip
     body = admin.post(USERS, chosen, format="json").json()
     del chosen["password"]
@@ -115,6 +115,7 @@ WRONG = [
     ("password", [None, 7, "", "x" * 5000, ["x"]]),
     ("role", [None, "admin", "Root", 7, ["Admin"]]),
     ("is_active", [None, "perhaps", 7, []]),
+    ("weight", [None, 0, -1, 0.09, 100.1, True, "", "nan", "inf", "ten", [1], 10**400]),
     ("prompt_token_limit", [None, -1, 1.5, True, "ten", MOST + 1]),
     ("tokens_per_day", [-1, "ten", MOST + 1]),
     ("requests_at_once", [2**31]),
@@ -156,6 +157,16 @@ def test_limits_by_time_change_and_are_told(admin, alice, live, committed):
     assert (limit.requests_per_minute, limit.tokens_per_day) == (None, 9)
     loaded = live(alice)
     assert (loaded.get("rm"), loaded["td"]) == (None, 9)
+
+
+@pytest.mark.parametrize("weight", [3, "2.5", 0.1, 100])
+def test_a_weight_changes_is_told_and_ends_no_session(admin, alice, client_of, committed, heard, weight):
+    caller = client_of(alice)
+    with committed():
+        answer = admin.patch(f"{USERS}/{alice.pk}", {"weight": weight}, format="json")
+    assert (answer.status_code, answer.json()["weight"]) == (200, float(weight))
+    assert heard() == ["users"]
+    assert caller.get(USERS + "/me").json() == shown(alice)
 
 
 @pytest.mark.parametrize("change", [{"password": "another horse"}, {"role": "Admin"}, {"is_active": False}])

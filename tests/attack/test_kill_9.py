@@ -1,7 +1,10 @@
-"""Processes of the portal are killed while it works: each token is still counted once, and the audit says so."""
+"""Processes of the portal are killed while it works: each token is still counted once, and the audit says so.
+
+`make test-attack KILLS=300` makes it long."""
 
 import contextlib
 import json
+import os
 import random
 import threading
 import time
@@ -12,11 +15,13 @@ import pytest
 import redis
 import requests
 
+from tests.attack.fail_points import bring_back_soon
 from tests.journeys import whole_way
 from tests.journeys.portal_process import PortalProcess
 
 MODEL = "some-org/some-model"
-KILLS = 5
+KILLS = int(os.environ.get("KILLS", "5"))
+FEW = 5  # after more than these in a row the supervisor waits for longer than clients do
 CLIENTS = 6
 SEED = 20261123
 
@@ -24,8 +29,11 @@ SEED = 20261123
 @pytest.fixture
 def portal(tmp_path):
     portal = PortalProcess(
-        tmp_path, launcher="simulator", stop_engines_on_exit="true", reservation_lease_seconds=3, reconcile_seconds=0.5
-    )
+        tmp_path, launcher="simulator", stop_engines_on_exit="true", reservation_lease_seconds=3, reconcile_seconds=0.5,
+        web_processes=2,
+    )  # fmt: skip
+    if KILLS > FEW:
+        bring_back_soon(portal)
     yield portal.start()
     portal.stop()
 
@@ -111,6 +119,7 @@ def kill(portal: PortalProcess, name: str) -> None:
 
 VICTIMS = {
     "web": lambda process: "vllm_portal.web" in process.cmdline(),
+    "pages": lambda process: "vllm_portal.pages" in process.cmdline(),
     "worker": lambda process: "worker" in process.cmdline(),
     "redis": lambda process: any(name in process.name() for name in ("redis", "valkey")),
 }
@@ -135,10 +144,11 @@ def test_after_kills_each_token_is_counted_once(portal, victim):
 
     def is_settled() -> bool:
         with contextlib.suppress(redis.ConnectionError):  # it may be what was killed
-            return not ledger.exists("open", "outbox")
+            return not ledger.exists("outbox") and not ledger.keys("running:*")
         return False
 
     portal.wait_for(is_settled, 60, "all to be settled and written")
+    portal.wait_for(portal.answers, 60, "the pages to be there again")
     assert portal.audit() == "all is as it must be\n"
 
     rows = portal.database_rows(

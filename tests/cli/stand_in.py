@@ -95,7 +95,7 @@ def _handler(portal: StandIn) -> type[BaseHTTPRequestHandler]:
             try:
                 for piece in answer.pieces:
                     self.wfile.write(piece)
-                if answer.until and not answer.until.wait(10):
+                if answer.until and not answer.until.wait(25):
                     portal.waited_in_vain = True
             except OSError:
                 return

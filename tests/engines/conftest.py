@@ -14,8 +14,10 @@ from engines.launchers import choice
 from engines.launchers.process import ProcessLauncher, ProcessSettings
 from engines.models import Engine
 from engines.states import State
+from tests.engines.simulator_process import SimulatorProcess
 from tests.fakes.launchers import FakeLauncher
 from vllm_portal.config import get_config
+from vllm_portal.encryption import decrypt
 
 NOW = datetime(2025, 1, 1, tzinfo=UTC)
 _WAY = [State.QUEUED, State.PLACED, State.STARTING, State.LOADING, State.READY, State.UNHEALTHY]
@@ -55,7 +57,8 @@ def engine_in(people):
         later = {"container_id": f"{number:064x}", "host": "127.0.0.1", "port": 9, **later}
         engine = lifecycle.request_start(owner or people["alice"], NOW, **columns)
         ended = {State.STOPPING, State.STOPPED, State.FAILED}
-        way = _WAY[: _WAY.index(state) + 1] if state not in ended else _WAY[:5]
+        slept = state is State.ASLEEP
+        way = _WAY[: _WAY.index(State.READY if slept else state) + 1] if state not in ended else _WAY[:5]
         if State.PLACED in way:
             assert lifecycle.place(engine, [], NOW)
         for old, new in pairwise(way[1:]):
@@ -63,6 +66,9 @@ def engine_in(people):
             assert lifecycle.move(engine, old, new, NOW, **extra)
         if state is State.FAILED:
             assert lifecycle.failed(engine, NOW, "killed", "It was killed.", "Start it again.")
+        elif slept:
+            assert lifecycle.request_sleep(engine, NOW, "the portal", cause_code="idle", cause="It was idle.")
+            assert lifecycle.asleep(engine, NOW)
         elif state in ended:
             assert lifecycle.request_terminate(engine, NOW, "alice")
             if state is State.STOPPED:
@@ -89,6 +95,27 @@ def running(fake, engine_in):
         return engine
 
     return make
+
+
+@pytest.fixture
+def served(running, fake):
+    """served(state, *flags): an engine in this state, whose container is a stand-in engine that has loaded."""
+    processes = []
+
+    def make(state, *flags, model="acme/tiny", **columns):
+        engine = running(state, model=model, **columns)
+        key = decrypt(engine.engine_key_encrypted)
+        flags = ("--served-model-name", model, engine.name, *flags)
+        process = SimulatorProcess(*flags, model=model, env={"VLLM_API_KEY": key})
+        processes.append(process)
+        process.ready()
+        container = fake.containers[engine.container_name]
+        container.seen = type(container.seen)(**{**container.seen.__dict__, "port": process.port})
+        return engine, process
+
+    yield make
+    for process in processes:
+        process.close()
 
 
 @pytest.fixture

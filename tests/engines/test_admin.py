@@ -3,7 +3,8 @@
 import pytest
 from django.urls import reverse
 
-from engines.models import Engine, Gpu, GpuLease
+from engines.fit import measures
+from engines.models import Engine, Gpu, GpuLease, StartMeasure
 from engines.states import State
 from tests.engines.conftest import NOW
 from vllm_portal.encryption import decrypt
@@ -41,10 +42,12 @@ def test_an_engines_page_shows_its_events_and_no_secret(pages, engine_in):
         assert secret not in content
 
 
-def test_nothing_can_be_written_or_deleted(pages, engine_in, state_of):
+def test_nothing_but_the_sharing_can_be_written_and_none_deleted(pages, engine_in, state_of):
     engine = engine_in(State.READY)
     change = reverse("admin:engines_engine_change", args=[engine.pk])
-    assert pages.post(change, {"state": "FAILED"}).status_code == 403
+    pages.post(change, {"state": "FAILED", "name": "other", "owner": "", "desired": "STOP"})
+    now = Engine.objects.get()
+    assert (now.name, now.owner, now.desired) == (engine.name, engine.owner, engine.desired)
     assert pages.post(reverse("admin:engines_engine_delete", args=[engine.pk]), {"post": "yes"}).status_code == 403
     assert pages.get(reverse("admin:engines_engine_add")).status_code == 403
     assert state_of(engine) == State.READY
@@ -81,3 +84,13 @@ def test_gpus_and_leases_can_be_looked_at(pages, engine_in):
 def test_a_user_sees_none_of_it(client, alice, db):
     client.force_login(alice)
     assert client.get(CHANGELIST).status_code in (302, 403)
+
+
+def test_a_measure_that_misleads_may_be_deleted_and_not_changed(pages, engine_in):
+    measures.record(engine_in(State.LOADING), "Model loading took 14.99 GiB memory and 4.51 seconds", NOW)
+    measure = StartMeasure.objects.get()
+    assert "14.99 GiB" in pages.get(reverse("admin:engines_startmeasure_changelist")).content.decode()
+    change = reverse("admin:engines_startmeasure_change", args=[measure.pk])
+    assert pages.post(change, {"weights_bytes": 1}).status_code == 403
+    pages.post(reverse("admin:engines_startmeasure_delete", args=[measure.pk]), {"post": "yes"})
+    assert not StartMeasure.objects.exists()

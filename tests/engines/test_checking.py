@@ -8,33 +8,10 @@ from engines.errors import LauncherError
 from engines.models import Engine
 from engines.states import State
 from tests.engines.conftest import NOW
-from tests.engines.simulator_process import SimulatorProcess
 from tests.fakes.launchers import raising
 from tests.threads import at_once
-from vllm_portal.encryption import decrypt
 
 pytestmark = pytest.mark.django_db(transaction=True)
-
-
-@pytest.fixture
-def served(running, fake):
-    """served(state, *flags): an engine in this state, whose container is a stand-in engine that has loaded."""
-    processes = []
-
-    def make(state, *flags, model="acme/tiny", **columns):
-        engine = running(state, model=model, **columns)
-        key = decrypt(engine.engine_key_encrypted)
-        flags = ("--served-model-name", model, engine.name, *flags)
-        process = SimulatorProcess(*flags, model=model, env={"VLLM_API_KEY": key})
-        processes.append(process)
-        process.ready()
-        container = fake.containers[engine.container_name]
-        container.seen = type(container.seen)(**{**container.seen.__dict__, "port": process.port})
-        return engine, process
-
-    yield make
-    for process in processes:
-        process.close()
 
 
 def look(engine, **options):

@@ -1,9 +1,11 @@
 """Why engines end, told from logs of real vLLM (in logs/) and of the stand-in."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from engines.causes import KNOWN
 from engines.diagnosis import LONGEST_CAUSE, diagnose, stalled
 from engines.launchers.base import Observation, Status
 from engines.simulator.failures import CAUSES, StartFailure
@@ -20,20 +22,86 @@ def log(name):
     return (LOGS / f"{name}.log").read_text()
 
 
+CORPUS = json.loads(LOGS.joinpath("index.json").read_text())
+"""Logs with what is to be said of them; index.json tells where each comes from. The lines that matter are the program's
+own words; what stands around them is cut to a few lines of a log of that version."""
+
+
+@pytest.mark.parametrize("case", CORPUS, ids=lambda case: f"{case['log']}-{case['code']}")
+def test_a_log_tells_its_cause_and_what_may_cure_it(case):
+    status = Status.GONE if case.get("gone") else Status.EXITED
+    seen = Observation(status, exit_code=case["exit_code"], oom_killed=case.get("oom_killed", False))
+    diagnosis = diagnose(log(case["log"]), seen)
+    assert (diagnosis.code, diagnosis.change) == (case["code"], case["change"]), diagnosis.cause
+    assert case.get("words", "") in diagnosis.cause
+    assert diagnosis.advice
+    assert "{" not in diagnosis.cause.replace("{'", "")
+
+
+def test_the_corpus_is_large_and_each_known_cause_has_a_log():
+    failures = [case for case in CORPUS if not case["log"].startswith(("quiet", "good"))]
+    assert len({case["log"] for case in failures}) >= 40
+    assert {cause.code for cause in KNOWN} <= {case["code"] for case in failures}
+    assert {case["log"] for case in CORPUS} == {path.stem for path in LOGS.glob("*.log")}
+    assert all(case["source"] for case in CORPUS)
+
+
+def test_a_log_without_its_middle_is_read_as_that_of_an_engine_that_has_served():
+    text = log("quiet-request-error").split("Application startup complete.")[1]
+    assert diagnose(text, exited(137), came_up=True).code == "killed"
+    assert diagnose(log("gated-401"), exited(0), came_up=True).code == "ended"
+
+
 @pytest.mark.parametrize(
-    ("name", "code", "words"),
+    "prefix",
     [
-        ("badflag", "arguments_wrong", "--nope 1"),
-        ("badname-offline", "model_not_cached", "not on this machine"),
-        ("badpath", "model_folder_missing", "/models/nope"),
-        ("maxlen", "max_model_len_too_large", "99999 is more than this model can take, which is 2048"),
+        "",
+        "(EngineCore pid=7) (Worker_TP0 pid=9) ERROR 11-22 22:06:05 [core.py:1] ",
+        "ERROR 08-21 03:42:51 engine.py:366] ",
+        "[rank0]: ",
+        "\x1b[1;36m(VllmWorker rank=3 pid=4867)\x1b[0;0m ERROR 07-26 18:47:24 [multiproc_executor.py:511] ",
     ],
 )
-def test_a_real_log_tells_its_cause(name, code, words):
-    diagnosis = diagnose(log(name), exited(2 if name == "badflag" else 1))
-    assert diagnosis.code == code
-    assert words in diagnosis.cause
-    assert diagnosis.advice
+def test_a_cause_is_found_behind_what_each_vllm_writes_in_front_and_not_within_a_line(prefix):
+    error = "ValueError: No available memory for the cache blocks."
+    assert diagnose(f"{prefix}{error}\n", exited()).code == "kv_cache_too_small"
+    assert diagnose(f"{prefix}somebody said {error}\n", exited()).code != "kv_cache_too_small"
+
+
+@pytest.mark.parametrize("text", ['  File "/x.py", line 1, in load_model\n' * 2000, "x" * 200_000, "a.b: " * 40_000])
+def test_a_log_that_matches_again_and_again_up_to_its_end_is_still_read(text):
+    assert diagnose(text, exited()).code == "ended"
+
+
+@pytest.mark.parametrize("number", ["0", "9" * 5000])
+def test_a_number_that_is_none_is_no_change(number):
+    error = (
+        f"To serve at least one request with the model's max seq len (9), estimated maximum model length is {number}"
+    )
+    assert diagnose(error, exited()).change is None
+    error = f"World size (1) is larger than the number of available GPUs ({number})"
+    assert diagnose(error, exited()).change is None
+
+
+UP = "INFO:     Application startup complete.\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "RuntimeError: NCCL error: unhandled system error\n" + UP,
+        UP + "(APIServer pid=1) RuntimeError: NCCL error: unhandled system error\n",
+        "'ConnectError: [Errno -2] Name or service not known' thrown while requesting HEAD https://huggingface.co/a/b\n",
+    ],
+    ids=["before it came up", "of a request", "tried again"],
+)
+def test_an_error_that_it_survived_is_no_cause(text):
+    assert diagnose(text, exited(137)).code == "killed"
+
+
+def test_no_gpus_at_all_are_not_too_few():
+    error = "ValueError: World size (1) is larger than the number of available GPUs (0) in this node."
+    assert diagnose(error, exited()).code == "no_gpu"
 
 
 def test_out_of_memory_is_seen_by_the_daemon_and_not_in_the_log():
@@ -48,10 +116,15 @@ def test_harmless_lines_that_quote_errors_are_no_cause():
 
 CODES = {
     "max-model-len": "max_model_len_too_large", "unsupported-arch": "model_unsupported",
-    "quantization": "quantization_wrong", "tensor-parallel": "tensor_parallel_wrong", "no-gpu": "no_gpu",
+    "quantization": "quantization_wrong", "tensor-parallel": "not_enough_gpus", "no-gpu": "no_gpu",
     "gated": "model_gated", "no-such-model": "model_not_found", "no-such-path": "model_folder_missing",
     "offline": "model_not_cached", "kv-cache": "kv_cache_too_small", "gpu-memory": "gpu_memory_in_use",
     "cuda-oom": "gpu_out_of_memory", "shm": "shm_too_small", "silent": "ended",
+    "token": "token_invalid", "hub": "hub_unreachable", "remote-code": "needs_remote_code",
+    "heads": "tensor_parallel_wrong", "tokenizer": "tokenizer_unusable", "port": "port_in_use",
+    "driver": "driver_too_old", "disk": "disk_full", "cache": "cache_not_writable", "broken-weights": "weights_broken",
+    "weights": "weights_too_large", "warm-up": "warm_up_out_of_memory", "old-gpu": "gpu_unsupported",
+    "dtype": "dtype_unsupported", "gpu-fault": "gpu_fault", "nccl": "nccl_failed",
 }  # fmt: skip
 
 
@@ -91,7 +164,7 @@ def test_a_cause_has_no_secret_no_end_of_line_and_an_end():
 
 def test_a_cause_is_text_that_any_database_takes():
     cause = diagnose("OSError: a\x00b\x1b[31m\ud800\u2028c", exited()).cause
-    assert cause == "OSError: a b [31m c"
+    assert cause == "OSError: a b c"
 
 
 @pytest.mark.parametrize("text", ["", "\x00\xff", "{braces} {0}: Error: {x}", "Error: " * 1000])

@@ -1,17 +1,19 @@
 """The inventory of GPUs."""
 
+from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
 
-from engines import gpus
+from engines import gpus, launching, queueing, reclaiming
 from engines.gpus import Found
-from engines.models import Gpu, GpuLease
+from engines.models import Engine, Gpu, GpuLease
 from engines.states import State
 from tests.engines.conftest import NOW
 
-H200 = Found("GPU-a", 0, "NVIDIA H200", 141 * 2**30)
+GIB = 2**30
+H200 = Found("GPU-a", 0, "NVIDIA H200", 141 * GIB, 61 * GIB, 87, 54, 60 * GIB)
 
 
 class NVMLError(Exception):
@@ -25,6 +27,8 @@ class Driver:
 
     NVMLError = NVMLError
     NVML_ERROR_LIBRARY_NOT_FOUND, NVML_ERROR_DRIVER_NOT_LOADED = 12, 9
+    NVML_TEMPERATURE_GPU = 0
+    processes = (40 * GIB, 20 * GIB)
 
     def __init__(self, **broken):
         self._broken = broken
@@ -34,7 +38,10 @@ class Driver:
             "nvmlDeviceGetCount": 1,
             "nvmlDeviceGetUUID": b"GPU-a",
             "nvmlDeviceGetName": "NVIDIA H200",
-            "nvmlDeviceGetMemoryInfo": SimpleNamespace(total=141 * 2**30),
+            "nvmlDeviceGetMemoryInfo": SimpleNamespace(total=141 * GIB, used=61 * GIB),
+            "nvmlDeviceGetUtilizationRates": SimpleNamespace(gpu=87, memory=40),
+            "nvmlDeviceGetTemperature": 54,
+            "nvmlDeviceGetComputeRunningProcesses": [SimpleNamespace(usedGpuMemory=held) for held in self.processes],
         }
 
         def answer(*_):
@@ -60,7 +67,30 @@ def test_a_driver_in_trouble_is_not_no_gpu(broken):
 
 
 def test_a_gpu_without_memory_of_its_own_is_found():
-    assert gpus.look(Driver(nvmlDeviceGetMemoryInfo=3)) == [Found("GPU-a", 0, "NVIDIA H200", 0)]
+    (found,) = gpus.look(Driver(nvmlDeviceGetMemoryInfo=3))
+    assert (found.memory_bytes, found.memory_used_bytes, found.utilization_percent) == (0, None, 87)
+
+
+@pytest.mark.parametrize(
+    ("call", "field"),
+    [("nvmlDeviceGetUtilizationRates", "utilization_percent"), ("nvmlDeviceGetTemperature", "temperature_c")],
+)
+def test_what_a_gpu_does_not_say_is_not_known(call, field):
+    (found,) = gpus.look(Driver(**{call: 3}))
+    assert found == replace(H200, **{field: None})
+
+
+@pytest.mark.parametrize(("processes", "held"), [((), 0), ((GIB,), GIB), ((GIB, None), 61 * GIB), ((None,), 61 * GIB)])
+def test_programs_whose_share_is_hidden_may_hold_all_that_is_used(processes, held):
+    driver = Driver()
+    driver.processes = processes
+    (found,) = gpus.look(driver)
+    assert found.processes_memory_bytes == held
+
+
+def test_a_gpu_that_tells_nothing_of_its_programs_has_none():
+    (found,) = gpus.look(Driver(nvmlDeviceGetComputeRunningProcesses=3))
+    assert found.processes_memory_bytes == 0
 
 
 def test_the_real_library_can_be_asked():
@@ -69,24 +99,81 @@ def test_the_real_library_can_be_asked():
 
 
 def test_rows_follow_what_is_found(db):
-    gpus.refresh(NOW, [H200])
-    gpus.refresh(NOW + timedelta(minutes=1), [H200])
+    gpus.refresh(NOW, lambda: [H200])
+    gpus.refresh(NOW + timedelta(minutes=1), lambda: [H200])
     gpu = Gpu.objects.get()
     assert (gpu.uuid, gpu.index, gpu.name, gpu.memory_bytes, gpu.present) == (
-        "GPU-a", 0, "NVIDIA H200", 141 * 2**30, True,
+        "GPU-a", 0, "NVIDIA H200", 141 * GIB, True,
     )  # fmt: skip
     assert gpu.seen_at == NOW + timedelta(minutes=1)
+    assert gpu.told == "87 % busy, 61 of 141 GiB, 54 °C"
+
+
+class TestOtherPrograms:
+    def test_on_a_gpu_that_no_engine_holds_they_are_others(self, db):
+        gpus.refresh(NOW, lambda: [H200])
+        gpu = Gpu.objects.get()
+        assert (gpu.foreign_memory_bytes, gpu.is_taken) == (60 * GIB, True)
+        gpus.refresh(NOW, lambda: [replace(H200, processes_memory_bytes=GIB)])
+        assert not Gpu.objects.get().is_taken  # as much as the settings let pass
+
+    def test_on_one_that_an_engine_holds_they_are_the_engine(self, engine_in):
+        gpus.refresh(NOW, lambda: [replace(H200, processes_memory_bytes=0)])
+        lease = GpuLease.objects.create(gpu=Gpu.objects.get(), engine=engine_in(State.READY))
+        gpus.refresh(NOW, lambda: [H200])
+        assert Gpu.objects.get().foreign_memory_bytes == 0
+
+        def engine_ends():
+            lease.delete()  # after its processes, which this look still saw
+            return [H200]
+
+        gpus.refresh(NOW, engine_ends)
+        assert Gpu.objects.get().foreign_memory_bytes == 0
+
+    def test_it_gets_no_engine_and_that_is_said(self, engine_in, fake, client_of, alice):
+        other = replace(H200, uuid="GPU-b", index=1, processes_memory_bytes=0)
+        gpus.refresh(NOW, lambda: [H200, other])
+        first, second = (engine_in(State.QUEUED, device="cuda") for _ in range(2))
+        for engine in (first, second):
+            launching.launch(engine.pk)
+        second.refresh_from_db()
+        assert [lease.gpu.uuid for lease in first.gpu_leases.all()] == ["GPU-b"]
+        assert second.state == State.QUEUED
+        assert second.detail == (
+            "waiting for 1 free GPU (0 of 2 are free); programs that are no engines hold memory of GPU 0"
+        )
+        assert queueing.of([second], NOW)[second.pk].expected_at is None
+        assert [gpu.is_free for gpu in Gpu.objects.all()] == [False, False]
+        (node,) = client_of(alice).get("/api/v1/nodes").json()["results"]
+        assert [one["foreign_memory_bytes"] for one in node["gpus"]] == [60 * GIB, 0]
+        gpus.refresh(NOW, lambda: [replace(H200, processes_memory_bytes=0), other])
+        launching.launch(second.pk)
+        assert [lease.gpu.uuid for lease in second.gpu_leases.all()] == ["GPU-a"]
+
+    def test_idle_engines_do_not_give_way_for_it(self, engine_in, setting):
+        """Both GPUs are wanted, and one of them cannot be had: to stop the engine on the other would help nobody."""
+        setting(reclaim_idle_minutes=1)
+        other = replace(H200, uuid="GPU-b", index=1, processes_memory_bytes=0)
+        gpus.refresh(NOW, lambda: [H200, other])
+        idle = engine_in(State.READY, device="cuda")
+        GpuLease.objects.create(gpu=Gpu.objects.get(uuid="GPU-b"), engine=idle)
+        Engine.objects.update(used_at=NOW)
+        idle.refresh_from_db()
+        engine_in(State.QUEUED, device="cuda", tensor_parallel_size=2)
+        assert reclaiming.chosen([idle], NOW + timedelta(hours=1)) == []
+        gpus.refresh(NOW, lambda: [replace(H200, processes_memory_bytes=0), other])
+        assert reclaiming.chosen([idle], NOW + timedelta(hours=1)) == [idle]
 
 
 def test_a_gpu_that_is_gone_keeps_its_row_and_its_lease(engine_in):
-    gpus.refresh(NOW, [H200])
+    gpus.refresh(NOW, lambda: [H200])
     GpuLease.objects.create(gpu=Gpu.objects.get(), engine=engine_in(State.PLACED))
-    gpus.refresh(NOW, [])
+    gpus.refresh(NOW, lambda: [])
     assert not Gpu.objects.get().present
     assert GpuLease.objects.exists()
 
 
 def test_a_look_that_failed_changes_nothing(db):
-    gpus.refresh(NOW, [H200])
-    gpus.refresh(NOW, None)
+    gpus.refresh(NOW, lambda: [H200])
+    gpus.refresh(NOW, lambda: None)
     assert Gpu.objects.get().present

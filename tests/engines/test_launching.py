@@ -3,8 +3,10 @@
 import threading
 
 import pytest
+from django.contrib.auth.models import Group
 from django.utils import timezone
 
+from accounts.models import GroupPriority
 from engines import ending, launching, lifecycle
 from engines.errors import LauncherError, StartFailed
 from engines.launchers.base import Status
@@ -138,7 +140,7 @@ class TestGpus:
         launching.launch(small.pk)
         small.refresh_from_db()
         assert (small.state, small.detail) == (
-            State.QUEUED, "waiting for GPUs, behind engines that have waited longer",
+            State.QUEUED, "waiting for GPUs, behind engines that come first",
         )  # fmt: skip
 
     def test_an_engine_that_can_never_be_placed_holds_up_nobody(self, fake, engine_in, three_gpus):
@@ -154,6 +156,17 @@ class TestGpus:
         launching.launch(engine.pk)
         assert fake.containers[engine.container_name].spec.gpu_uuids == ("GPU-0",)
 
+    def test_while_the_driver_is_away_nobody_gets_a_gpu_that_another_holds(self, fake, engine_in, three_gpus):
+        Gpu.objects.update(present=False)
+        engine = engine_in(device="cuda")
+        launching.launch(engine.pk)
+        engine.refresh_from_db()
+        assert (engine.state, fake.containers) == (State.QUEUED, {})
+        assert "their driver does not answer" in engine.detail
+        Gpu.objects.update(present=True)
+        launching.launch(engine.pk)
+        assert len(fake.containers[engine.container_name].spec.gpu_uuids) == 1
+
     @pytest.mark.parametrize("device", ["cpu", "cuda"])
     def test_none_are_leased_where_none_are_needed_or_known(self, fake, engine_in, device):
         engine = engine_in(device=device, tensor_parallel_size=2)
@@ -168,6 +181,46 @@ class TestGpus:
         assert GpuLease.objects.count() == 3
         assert Engine.objects.filter(state=State.LOADING).count() == 3
         assert Engine.objects.filter(state=State.QUEUED).count() == 2
+
+    def test_whose_group_has_priority_comes_first_and_nobody_overtakes_them(self, fake, engine_in, three_gpus, people):
+        course, guests = Group.objects.create(name="course"), Group.objects.create(name="guests")
+        GroupPriority.objects.create(group=course, value=5)
+        GroupPriority.objects.create(group=guests, value=-1)
+        people["bob"].groups.add(course, guests)
+        people["root"].groups.add(guests)
+        Gpu.objects.filter(index__gt=0).delete()
+        holder = engine_in(State.LOADING, device="cuda")
+        GpuLease.objects.create(gpu=Gpu.objects.get(), engine=holder)
+        last, first, second = (engine_in(device="cuda", owner=people[name]) for name in ("root", "alice", "bob"))
+        assert [(each.pk, each.priority) for each in Engine.objects.in_line()] == [
+            (second.pk, 5), (first.pk, 0), (last.pk, -1),
+        ]  # fmt: skip
+        for expected in (second, first, last):
+            GpuLease.objects.all().delete()
+            for engine in (last, first, second):
+                launching.launch(engine.pk)
+            assert GpuLease.objects.get().engine_id == expected.pk
+
+    def test_of_fifty_at_once_two_hold_the_two_gpus_and_the_others_follow_in_order(self, fake, engine_in, three_gpus):
+        Gpu.objects.filter(index=2).delete()
+        engines = [engine_in(device="cuda") for _ in range(50)]
+        names, came_up, most_held = [engine.name for engine in engines], [], 0
+
+        def started(spec):
+            nonlocal most_held
+            most_held = max(most_held, GpuLease.objects.values("engine").distinct().count())
+
+        fake.before_start = started
+        while len(came_up) < len(engines):
+            waiting = [engine for engine in engines if engine.name not in came_up][:8]
+            at_once(*[lambda engine=engine: launching.launch(engine.pk) for engine in reversed(waiting)])
+            # Those whose turn had not come when they were looked at are launched again, as the reconciler does.
+            for engine in waiting:
+                launching.launch(engine.pk)
+            for engine in Engine.objects.filter(state=State.LOADING).order_by("created_at"):
+                came_up.append(engine.name)
+                ending.fail(engine, launching.Diagnosis("x", "x"))
+        assert (came_up, most_held) == (names, 2)
 
 
 class TestWhatGoesWrong:

@@ -3,14 +3,15 @@
 import threading
 
 import pytest
+from django.db.backends.utils import CursorWrapper
 from django.utils import timezone
 
-from engines import gpus, lifecycle, reconcile, strays
+from engines import gpus, health, lifecycle, reconcile, strays
 from engines.errors import LauncherError
 from engines.gpus import Found
 from engines.launchers.base import LaunchSpec
 from engines.models import Engine, Gpu
-from engines.states import ACTIVE, State
+from engines.states import TANGIBLE, State
 from tests.engines.conftest import NOW, join_apart, wait_until
 from tests.fakes.launchers import raising
 from tests.threads import at_once
@@ -71,6 +72,17 @@ def test_the_oldest_gets_its_gpu_first(fake, engine_in):
     assert states()[0][0] == engines[0].name
 
 
+def test_where_all_is_well_200_engines_cost_a_few_queries(running, monkeypatch):
+    engines = [running(state) for state in [State.READY] * 195 + [State.UNHEALTHY] * 5]
+    monkeypatch.setattr(health, "is_healthy", lambda host, port: True)
+    monkeypatch.setattr(health, "prove", lambda address: "no answer")
+    asked, real = [], CursorWrapper.execute
+    monkeypatch.setattr(CursorWrapper, "execute", lambda *given: asked.append(given[1]) or real(*given))
+    reconcile.reconcile(timezone.now())
+    assert len([query for query in asked if query.startswith(("SELECT", "UPDATE", "INSERT"))]) <= 10, asked
+    assert Engine.objects.filter(state=State.READY).count() == len(engines) - 5
+
+
 def test_an_engine_without_an_owner_is_ended(fake, running, alice, state_of):
     engine = running(State.READY)
     alice.delete()
@@ -122,13 +134,13 @@ class TestStrays:
         work(2)
         assert not fake.containers
 
-    @pytest.mark.parametrize("state", [State.STOPPED, State.FAILED])
+    @pytest.mark.parametrize("state", [State.ASLEEP, State.STOPPED, State.FAILED])
     def test_what_an_ended_engine_left_is_removed(self, fake, running, state):
         running(state)
         work(2)
         assert not fake.containers
 
-    @pytest.mark.parametrize("state", sorted(ACTIVE - {State.PULLING, State.STOPPING, State.QUEUED, State.PLACED}))
+    @pytest.mark.parametrize("state", sorted(TANGIBLE - {State.STOPPING}))
     def test_what_an_engine_stands_for_stays(self, fake, running, state):
         engine = running(state)
         work(3)

@@ -4,12 +4,12 @@ from itertools import product
 
 import pytest
 
-from engines.states import ACTIVE, COMING_UP, FINAL, SERVING, TANGIBLE, State, allowed
+from engines.states import ACTIVE, AWAKE, COMING_UP, FINAL, SERVING, TANGIBLE, State, allowed
 
 FORWARD = {
     ("QUEUED", "PLACED"), ("PLACED", "PULLING"), ("PLACED", "STARTING"), ("PULLING", "STARTING"),
     ("STARTING", "LOADING"), ("LOADING", "READY"), ("READY", "UNHEALTHY"), ("UNHEALTHY", "READY"),
-    ("STOPPING", "STOPPED"),
+    ("STOPPING", "ASLEEP"), ("ASLEEP", "QUEUED"), ("STOPPING", "STOPPED"),
 }  # fmt: skip
 
 
@@ -28,6 +28,6 @@ def test_what_has_ended_stays_so(old, new):
 def test_the_groups_fit_together():
     assert set(State) == ACTIVE | FINAL
     assert not ACTIVE & FINAL
-    assert TANGIBLE < ACTIVE
+    assert TANGIBLE < AWAKE < ACTIVE
     assert COMING_UP < ACTIVE
     assert frozenset({State.READY}) == SERVING

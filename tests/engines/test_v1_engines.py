@@ -123,6 +123,16 @@ def test_the_log_is_text_with_a_tail_and_as_a_file(api, engine_in):
     assert api().get(address, {"tail": "many"}).status_code == 400
 
 
+def test_a_log_can_be_searched_but_not_for_a_secret(api, engine_in):
+    engine = engine_in(State.LOADING)
+    engine_logs.copy(engine, "One\ntwo\nthree hf_abcdefghijklmnop\nanother one\n")
+    address = f"{ENGINES}/{engine.pk}/logs"
+    assert api().get(address, {"search": "ONE"}).content.decode() == "One\nanother one\n"
+    assert api().get(address, {"search": "one", "tail": 1}).content.decode() == "another one\n"
+    assert api().get(address, {"search": "abcdefghijklmnop"}).content.decode() == ""
+    assert api().get(address, {"search": "x" * 201}).status_code == 400
+
+
 # The same start twice
 
 

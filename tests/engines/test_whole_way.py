@@ -66,6 +66,21 @@ def test_an_engine_that_fails_says_why_and_leaves_its_log(simulator, worker, cli
     assert "non-default args" in log
 
 
+def test_a_failed_start_is_started_once_more_with_the_change_that_it_names(simulator, worker, client_of, alice):
+    simulator("--simulate-start-failure", "kv-cache")
+    api = client_of(alice)
+    api.post(START, {"Model": "acme/tiny", "MAX_MODEL_LEN": 4096}, format="json")
+    failed = api.get(f"/api/v1/engines/{Engine.objects.get().pk}").json()
+    assert (failed["cause_code"], failed["change"]) == ("kv_cache_too_small", {"max_model_len": 256})
+    assert [step["phase"] for step in failed["timeline"]][-1] == "load"
+    simulator()
+    address = api.post(f"/api/v1/engines/{failed['id']}/retry", {}, format="json")["Location"]
+    wait_until(lambda: api.get(address).json()["state"] == State.READY)
+    ready = api.get(address).json()
+    assert ready["max_model_len"] == 256
+    assert [step["phase"] for step in ready["timeline"]][-1] == "ready"
+
+
 def test_an_engine_that_is_killed_while_it_serves_has_failed(simulator, worker, client_of, alice, state_of):
     import os
     import signal

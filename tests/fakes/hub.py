@@ -6,11 +6,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 GOOD_TOKEN = "hf_aliceHasAccess"
 POOR_TOKEN = "hf_bobHasNoAccess"
+COMMIT = "c0ffee" * 6 + "c0ff"
 ACCOUNTS = {GOOD_TOKEN: "alice-hf", POOR_TOKEN: "bob-hf"}
 
 
 class FakeHub:
     """`acme/open` is for all, `acme/gated` and `acme/private` for GOOD_TOKEN, and there is nothing else.
+
+    `files` are in each of them; the content of one that is a number is that many zeros.
 
     `trouble`: a status that every answer has; `delay_s`: how late every answer is.
     """
@@ -18,6 +21,8 @@ class FakeHub:
     def __init__(self) -> None:
         self.trouble = 0
         self.delay_s = 0.0
+        self.files: dict[str, bytes | int] = {}
+        self.parameters: dict[str, int] = {}
         self.tokens: list[str] = []
         """The tokens that came, "" for none."""
         self.released = threading.Event()
@@ -31,7 +36,7 @@ class FakeHub:
                 hub.tokens.append(token)
                 hub.released.wait(hub.delay_s)
                 status, body, headers = hub.answer(self.path.partition("?")[0], token)
-                content = json.dumps(body).encode()
+                content = body if isinstance(body, bytes) else json.dumps(body).encode()
                 self.send_response(status)
                 for name, value in {**headers, "content-length": str(len(content))}.items():
                     self.send_header(name, value)
@@ -47,7 +52,7 @@ class FakeHub:
         self._thread.start()
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
-    def answer(self, path: str, token: str) -> tuple[int, dict, dict]:
+    def answer(self, path: str, token: str) -> tuple[int, dict | bytes, dict]:
         if self.trouble:
             return self.trouble, {"error": "trouble"}, {}
         if token and token not in ACCOUNTS:
@@ -55,12 +60,29 @@ class FakeHub:
             return 401, {"error": text}, {"X-Error-Message": text}
         if path == "/api/whoami-v2":
             return (200, {"name": ACCOUNTS[token], "type": "user"}, {}) if token else (401, {}, {})
+        if "/resolve/" in path:
+            return self.file(*path.removeprefix("/").split("/resolve/"), token)
         name = path.removeprefix("/api/models/")
         wants_files = name.endswith("/auth-check")
         return self.model(name.removesuffix("/auth-check"), wants_files, token)
 
+    def file(self, name: str, path: str, token: str) -> tuple[int, dict | bytes, dict]:
+        status, body, headers = self.model(name, True, token)
+        if status != 200:
+            return status, body, headers
+        content = self.files.get(path.partition("/")[2])
+        if content is None:
+            return 404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"}
+        return 200, content if isinstance(content, bytes) else bytes(content), {}
+
     def model(self, name: str, wants_files: bool, token: str) -> tuple[int, dict, dict]:
-        info = {"id": name, "modelId": name, "gated": False, "private": False, "tags": [], "siblings": []}
+        sizes = {path: content if isinstance(content, int) else len(content) for path, content in self.files.items()}
+        info = {
+            "id": name, "modelId": name, "sha": COMMIT, "gated": False, "private": False, "tags": [],
+            "siblings": [{"rfilename": path, "size": size} for path, size in sizes.items()],
+        }  # fmt: skip
+        if self.parameters:
+            info["safetensors"] = {"parameters": self.parameters, "total": sum(self.parameters.values())}
         if name == "acme/open":
             return 200, info, {}
         if name == "acme/gated":

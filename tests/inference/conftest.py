@@ -15,6 +15,7 @@ from engines import lifecycle
 from engines.models import Engine
 from engines.states import State
 from tests.fakes.upstream import RawEngine, completion, whole
+from tests.threads import lent
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -34,7 +35,10 @@ class Portal:
         return self.server.server_state.total_requests
 
     def headers(self, user) -> dict[str, str]:
-        return {"Authorization": f"Bearer {issue_tokens(user)[0]}"}
+        """A thread of a test keeps no database connection while it waits for its answer."""
+        own_thread = threading.current_thread() is not threading.main_thread()
+        issue = lent(issue_tokens) if own_thread else issue_tokens
+        return {"Authorization": f"Bearer {issue(user)[0]}"}
 
     def post(self, user, path: str, json: object = None, **options):
         headers = {**self.headers(user), **options.pop("headers", {})}
@@ -121,13 +125,19 @@ def eventually():
 
 
 @pytest.fixture
-def write_timeout(portal):
-    """write_timeout(seconds): how long the portal waits for a client that takes nothing, from now on."""
+def gateway(portal):
+    """The gateway of the portal."""
     from inference.gateway import _gateways
-    from inference.watch import TICKS
 
     # Loops of other tests that nobody has collected yet may still have theirs.
-    (gateway,) = [one for loop, one in list(_gateways.items()) if loop.is_running()]
+    (found,) = [one for loop, one in list(_gateways.items()) if loop.is_running()]
+    return found
+
+
+@pytest.fixture
+def write_timeout(gateway):
+    """write_timeout(seconds): how long the portal waits for a client that takes nothing, from now on."""
+    from inference.watch import TICKS
 
     def change(seconds: float) -> None:
         gateway.watch._pause_s = seconds / TICKS

@@ -2,7 +2,7 @@
 
 from accounts.models import TokenLimit
 from inference.models import UsageRecord
-from vllm_portal.redis_client import client
+from tests.live_rows import row
 
 
 def records() -> list[UsageRecord]:
@@ -16,4 +16,5 @@ def numbers(user) -> tuple[int, int]:
 
 
 def reserved(user) -> list[int]:
-    return [int(value) for value in client().hmget(f"quota:{user.pk}", "pr", "gr")]
+    live = row(user.pk)
+    return [live["pr"], live["gr"]]

@@ -1,7 +1,7 @@
 """`manage.py audit` on a portal that has answered requests: nothing to find, until something is broken on purpose."""
 
 import json
-from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 from django.apps import apps
@@ -16,6 +16,7 @@ from inference import audit, usage
 from inference.models import UsageRecord, UsageRollup
 from tests.engines.simulator_process import SimulatorProcess
 from tests.inference.conftest import ready_engine
+from tests.live_rows import add_to_row, change_row, open_requests, put_open
 from tests.threads import at_once
 from vllm_portal.config import get_config
 from vllm_portal.redis_client import client
@@ -41,7 +42,7 @@ def used(portal, alice, simulator, limit, eventually):
         for stream in (False, True):
             answer = portal.post(alice, "/v1/chat/completions", {**CHAT, "stream": stream}, headers=headers)
             assert answer.status_code == 200, answer.text
-    eventually(lambda: not client().exists("open") and (usage.flush(), UsageRecord.objects.count() == 4)[1])
+    eventually(lambda: not open_requests() and (usage.flush(), UsageRecord.objects.count() == 4)[1])
     return engine
 
 
@@ -60,9 +61,18 @@ def test_a_portal_that_has_answered_requests_is_in_order(used, capsys):
     assert capsys.readouterr().out == "all is as it must be\n"
 
 
+def test_of_an_engine_that_has_slept_the_last_generation_counts(used):
+    """The engine's counters began at 0 when it woke; here it is the records that are of another time."""
+    now = timezone.now()
+    Engine.objects.update(generation=2, asked_at=now)
+    assert rules() == {"engines"}
+    UsageRecord.objects.update(started_at=now)
+    assert rules() == set()
+
+
 def test_what_is_broken_is_named_and_makes_the_command_fail(used, alice, capsys, monkeypatch):
     monkeypatch.setattr(audit.audit, "__defaults__", (0.0,))
-    client().hincrby(f"quota:{alice.pk}", "pu", 1)
+    add_to_row(alice.pk, pu=1)
     with pytest.raises(SystemExit) as ended:
         call_command("audit", "--json")
     assert ended.value.code == 1
@@ -74,19 +84,16 @@ def test_what_is_broken_is_named_and_makes_the_command_fail(used, alice, capsys,
 
 
 def test_what_is_broken_at_one_look_only_is_none(used, alice, monkeypatch):
-    client().hincrby(f"quota:{alice.pk}", "pu", 1)
-    monkeypatch.setattr(audit.time, "sleep", lambda _: client().hincrby(f"quota:{alice.pk}", "pu", -1))
+    add_to_row(alice.pk, pu=1)
+    # The audit's own clock alone: the portal's threads sleep, too.
+    monkeypatch.setattr(audit, "time", SimpleNamespace(sleep=lambda _: add_to_row(alice.pk, pu=-1)))
     assert audit.audit() == []
 
 
-def opened(alice, request="r-open", lease_s=60, **columns):
-    """An open request of alice that holds 5 + 2 tokens, as the ledger writes it."""
-    meta = {"engine_id": "e", "started_ms": int(timezone.now().timestamp() * 1000)}
-    row = {"u": alice.pk, "k": "", "p": 5, "g": 2, "cp": 0, "cg": 0, "m": json.dumps(meta), **columns}
-    client().hset(f"open:{request}", mapping=row)
-    client().zadd("open", {request: int((timezone.now() + timedelta(seconds=lease_s)).timestamp() * 1000)})
-    client().hincrby(f"quota:{alice.pk}", "pr", 5)
-    client().hincrby(f"quota:{alice.pk}", "gr", 2)
+def opened(alice, request="r-open", lease_s=60, key=""):
+    """An open request of alice that holds 5 + 2 tokens."""
+    put_open(request, alice.pk, key, held=(5, 2), lease_s=lease_s)
+    add_to_row(alice.pk, pr=5, gr=2)
 
 
 def test_an_open_request_is_in_order(used, alice):
@@ -108,12 +115,12 @@ def test_a_request_that_is_open_and_on_its_way_to_the_database(used, alice):
 
 @pytest.mark.parametrize("counter", ["pr", "gr"])
 def test_a_reservation_that_no_request_holds(used, alice, counter):
-    client().hincrby(f"quota:{alice.pk}", counter, 3)
+    add_to_row(alice.pk, **{counter: 3})
     assert rules() == {"reservations"}
 
 
 def test_a_number_at_once_that_is_wrong(used, key):
-    client().hset(f"quota:k{key.pk}", "n", 1)
+    change_row(f"k{key.pk}", n=1)
     assert rules() == {"reservations"}
 
 
@@ -122,17 +129,14 @@ def test_leases(used, alice):
     (finding,) = audit.look()
     assert (finding.rule, finding.about) == ("reservations", "r-open")
     assert "ran out" in finding.text
-    client().zrem("open", "r-open")
+    client().delete("alive")
     (finding,) = audit.look()
     assert "without a lease" in finding.text
-    client().zadd("open", {"r-open": 2**50, "r-lost": 2**50})
-    (finding,) = audit.look()
-    assert (finding.about, finding.text) == ("r-lost", "there is a lease, and no open request")
 
 
 @pytest.mark.parametrize("counter", ["pl", "gl"])
 def test_a_limit_that_was_overrun(used, alice, counter):
-    client().hset(f"quota:{alice.pk}", counter, 1)
+    change_row(alice.pk, **{counter: 1})
     assert rules() == {"limits"}
     opened(alice)
     assert rules() == {"limits"}
@@ -142,8 +146,8 @@ def test_a_limit_that_was_lowered_is_not_overrun_until_a_request_begins(used, al
     quotas.set_limits(alice, prompt=1, generated=1)
     keys.change(key, {"gen_token_limit": 1})
     assert audit.look() == []
-    opened(alice, k=f"k{key.pk}")
-    client().hset(f"quota:k{key.pk}", mapping={"pr": 5, "gr": 2})
+    opened(alice, key=f"k{key.pk}")
+    change_row(f"k{key.pk}", pr=5, gr=2)
     assert {(found.rule, found.about) for found in audit.look()} == {
         ("limits", f"{alice.pk}"),
         ("limits", f"k{key.pk}"),
@@ -229,10 +233,101 @@ def test_what_the_engine_refused_hides_no_difference(used, portal, alice, eventu
     assert "engines" in rules()
 
 
-def test_an_engine_that_was_cut_off_may_have_counted_more(used, simulator):
+def engines_found() -> set[str]:
+    return {found.about.split()[-1] for found in audit.look() if found.rule == "engines"}
+
+
+def generate(simulator, tokens: int, choices: int = 1) -> None:
+    """Work for somebody else."""
+    body = {"model": "acme/tiny", "prompt": "x", "max_tokens": tokens, "n": choices, "ignore_eos": True}
+    assert simulator.post("/v1/completions", body).status == 200
+
+
+CUT = [{"outcome": "aborted"}, {"outcome": "failed"}, {"outcome": "expired"}, {"outcome": "completed"}]
+
+
+@pytest.mark.parametrize("cut", [{"exact": False, **cut} for cut in CUT] + [{"exact": True, "outcome": "aborted"}])
+def test_an_engine_that_was_cut_off_may_have_counted_more_but_no_more_than_one_request_can(used, simulator, cut):
+    UsageRecord.objects.filter(pk=UsageRecord.objects.first().pk).update(path="/v1/messages", **cut)
+    generate(simulator, 1000)
+    assert engines_found() == set()
+    generate(simulator, 100)  # 1024 is the context
+    assert engines_found() == {"generated"}
+    UsageRecord.objects.filter(pk=UsageRecord.objects.last().pk).update(path="/v1/messages", **cut)
+    assert engines_found() == set()  # two may have had 2048
+    generate(simulator, 1000)
+    assert engines_found() == {"generated"}
+
+
+def test_a_chat_that_was_cut_off_may_have_had_sixteen_answers(used, simulator):
     UsageRecord.objects.filter(pk=UsageRecord.objects.first().pk).update(outcome="aborted", exact=False)
-    assert simulator.post("/v1/completions", {"model": "acme/tiny", "prompt": "x", "max_tokens": 3}).status == 200
-    assert "engines" not in rules()
+    generate(simulator, 1000, choices=15)
+    assert engines_found() == set()
+    generate(simulator, 1000, choices=2)
+    assert engines_found() == {"generated"}
+
+
+@pytest.mark.parametrize(("path", "found"), [("/v1/completions", set()), ("/v1/embeddings", {"generated"})])
+def test_what_a_request_that_was_cut_off_may_have_generated_depends_on_its_endpoint(used, simulator, path, found):
+    UsageRecord.objects.filter(pk=UsageRecord.objects.first().pk).update(outcome="failed", exact=False, path=path)
+    generate(simulator, 1000, choices=10)
+    generate(simulator, 1000, choices=10)
+    assert engines_found() == found
+
+
+def test_a_completion_that_was_cut_off_may_have_generated_what_it_had_reserved(
+    used, portal, alice, simulator, eventually
+):
+    slow = {"vllm_xargs": {"simulate": "slow:0.05"}}
+    body = {"model": "acme/tiny", "prompt": ["a", "b"], "n": 2, "max_tokens": 500, "ignore_eos": True, **slow}
+    with portal.post(alice, "/v1/completions", {**body, "stream": True}, stream=True) as answer:
+        next(answer.iter_content(10))
+    eventually(lambda: usage.flush() or UsageRecord.objects.filter(outcome="aborted").exists())
+    eventually(lambda: not simulator.running())
+    assert UsageRecord.objects.get(outcome="aborted").reserved_tokens == 2000
+    assert audit.look() == []
+    generate(simulator, 900, choices=2)
+    assert engines_found() == set()
+    generate(simulator, 201)
+    assert engines_found() == {"generated"}
+    UsageRecord.objects.filter(outcome="completed").update(outcome="failed", path="/v1/completions")
+    assert engines_found() == set()  # of these it is not known
+
+
+@pytest.mark.parametrize("column", ["prompt_tokens", "generated_tokens"])
+def test_an_engine_that_was_cut_off_has_counted_all_that_it_told(used, column):
+    cut, told, *_ = UsageRecord.objects.all()
+    UsageRecord.objects.filter(pk=cut.pk).update(outcome="aborted", exact=False, **{column: 10**6})
+    assert engines_found() == set()
+    UsageRecord.objects.filter(pk=cut.pk).update(exact=True)
+    assert engines_found() == {column.removesuffix("_tokens")}
+    UsageRecord.objects.filter(pk=cut.pk).update(exact=False)
+    UsageRecord.objects.filter(pk=told.pk).update(**{column: 10**6})
+    assert engines_found() == {column.removesuffix("_tokens")}
+
+
+def test_an_engine_of_unknown_context_may_have_counted_anything_for_what_was_cut_off(used, simulator):
+    Engine.objects.update(served_max_model_len=None, max_model_len=None)
+    generate(simulator, 1000, choices=2)
+    assert engines_found() == {"generated"}
+    cut = UsageRecord.objects.filter(pk=UsageRecord.objects.first().pk)
+    cut.update(outcome="aborted", exact=False, path="/v1/messages")
+    assert engines_found() == set()
+    Engine.objects.update(max_model_len=1024)
+    assert engines_found() == {"generated"}
+
+
+def test_an_engine_that_a_client_left_is_compared_again(used, portal, alice, simulator, eventually):
+    slow = {"vllm_xargs": {"simulate": "slow:0.05"}}
+    body = {**CHAT, "stream": True, "max_tokens": 500, "ignore_eos": True, **slow}
+    with portal.post(alice, "/v1/chat/completions", body, stream=True) as answer:
+        next(answer.iter_content(10))
+    eventually(lambda: usage.flush() or UsageRecord.objects.filter(outcome="aborted").exists())
+    eventually(lambda: not simulator.running())
+    assert audit.look() == []
+    generate(simulator, 1000, choices=16)
+    generate(simulator, 1000)
+    assert engines_found() == {"generated"}
 
 
 def test_a_secret_in_a_log(used):

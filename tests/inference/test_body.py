@@ -121,3 +121,22 @@ def test_a_completion_that_only_echoes_costs_a_token_all_the_same():
 
 def test_a_command_for_redis_is_length_prefixed_whatever_is_in_it():
     assert _command(b"A", b"x\r\ny", b"") == b"*3\r\n$1\r\nA\r\n$4\r\nx\r\ny\r\n$0\r\n\r\n"
+
+
+FULL = json.dumps({
+    "model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}], "prompt": ["a", "b"],
+    "input": [{"type": "message", "role": "user", "content": [{"type": "input_text", "text": "a"}]}, "a"], "query": "a",
+    "documents": ["a"], "stream": True, "stream_options": {"include_usage": True}, "n": 1, "store": True,
+    "tools": [{"type": "function", "function": {"name": "a"}}], "previous_response_id": "resp_1", "truncation": "auto",
+}).encode()  # fmt: skip
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS.values(), ids=lambda endpoint: endpoint.path)
+@pytest.mark.parametrize("bad", [b"\xee", b"\x00", b'"', b"[", b"\\ud800"])
+def test_a_body_spoilt_anywhere_is_refused_or_read(endpoint, bad):
+    for at in range(len(FULL)):
+        for spoilt in (FULL[:at] + bad + FULL[at:], FULL[:at] + bad + FULL[at + 1 :]):
+            try:
+                endpoint.parse(spoilt).encode()
+            except InvalidRequest as refusal:
+                assert refusal.status == 400  # noqa: PT017

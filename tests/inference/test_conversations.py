@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from accounts.models import User
 from inference import conversations, tasks
 from inference.models import Conversation, Message
 from tests.threads import at_once
@@ -90,9 +91,21 @@ def test_conversations_started_at_once_have_numbers_of_their_own(alice):
 
 @pytest.mark.django_db(transaction=True)
 def test_two_first_prompts_at_once_meet_in_one_conversation(alice):
-    found = at_once(*[lambda: conversations.find(alice, None, NOW).pk for _ in range(4)])
-    assert len(set(found)) == 1
-    assert Conversation.objects.count() == 1
+    assert conversations.find(alice, None) is None
+    at_once(*[lambda: conversations.remember(alice, None, "one", "first", NOW) for _ in range(4)])
+    assert conversations.turns(Conversation.objects.get()) == [("one", "first")] * 4
+
+
+def test_the_first_turn_of_a_user_who_was_deleted_meanwhile_is_not_stored(alice):
+    User.objects.get(pk=alice.pk).delete()
+    assert conversations.remember(alice, None, "one", "first", NOW) is None
+    assert not Conversation.objects.exists()
+
+
+def test_a_first_turn_that_cannot_be_stored_leaves_no_conversation(alice):
+    with pytest.raises(AttributeError):
+        conversations.remember(alice, None, "one", None, NOW)
+    assert not Conversation.objects.exists()
 
 
 def test_the_latest_is_that_of_the_latest_turn_whatever_is_renamed(alice):
@@ -100,7 +113,7 @@ def test_the_latest_is_that_of_the_latest_turn_whatever_is_renamed(alice):
     conversations.add_turn(old, "one", "first", NOW + timedelta(seconds=1))
     conversations.rename(new, "mine")
     assert conversations.latest(alice) == old
-    assert conversations.find(alice, 0, NOW) == old
+    assert conversations.find(alice, 0) == old
 
 
 def test_reading_the_latest_makes_none(alice):

@@ -1,5 +1,6 @@
 """Django's admin pages about conversations: numbers, names and counts, never what was said."""
 
+import re
 from datetime import UTC, datetime
 
 import pytest
@@ -31,7 +32,8 @@ def conversation(alice):
 def test_the_list_shows_names_and_counts_only(pages, conversation):
     page = pages.get("/admin/inference/conversation/").content.decode()
     assert "Plans" in page
-    assert '<td class="field-message_count">2</td>' in page
+    counts = re.findall(r"<td[^>]*field-message_count.*?</td>", page, re.DOTALL)
+    assert {re.sub(r"<[^>]*>", "", count).split()[-1] for count in counts} == {"2"}
     assert SECRET not in page
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from inference.request_head import read_head
+from inference.request_head import Heads
 from tests.fakes.upstream import STREAM_HEAD, chunk, completion, whole
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}]}
@@ -247,6 +247,36 @@ def test_a_slow_answer_is_no_idle_connection(portal, raw_engine, known, write_ti
         assert wire.answer()[0] == 200
 
 
+def test_a_client_that_takes_nothing_stops_the_engine(portal, alice, raw_engine, known, eventually):
+    """What waits is in the sockets' buffers, and 64 KiB in the portal: not what the engine could send."""
+    sent = []
+    event = chunk(b"data: " + b"x" * 64_000 + b"\n\n")
+
+    async def much(received, writer):
+        writer.write(STREAM_HEAD)
+        for _ in range(800):
+            writer.write(event)
+            await writer.drain()
+            sent.append(len(event))
+        writer.write(chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
+
+    raw_engine.answer = much
+    with Wire(portal) as wire:
+        wire.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        wire.send(request(portal, alice, {**CHAT, "stream": True}))
+        held = -1
+        while held != len(sent) or not sent:
+            held = len(sent)
+            time.sleep(0.15)
+        assert sum(sent) < 25 * 2**20
+        taken, last = 0, b""
+        while not last.endswith(b"0\r\n\r\n"):
+            last = wire.socket.recv(2**20)
+            taken += len(last)
+        assert len(sent) == 800
+        assert taken > 800 * 64_000
+
+
 def test_a_client_that_leaves_in_the_middle_of_its_body_holds_nothing(portal, raw_engine, known, eventually):
     before = len(raw_engine.received)
     with Wire(portal) as wire:
@@ -297,8 +327,8 @@ def test_an_answer_that_outlasts_the_stop_is_told_so(portal, alice, raw_engine, 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_as_a_head_are_read_or_left_to_the_full_server(data):
-    head = read_head(data)
-    assert head is None or (head.length >= 0 and head.token)
+    read = Heads().read(data)
+    assert read is None or (read[1] >= 0 and read[0].token)
 
 
 @pytest.mark.parametrize(
@@ -317,10 +347,31 @@ def test_any_bytes_as_a_head_are_read_or_left_to_the_full_server(data):
     ],
 )
 def test_heads_that_are_not_read(fields):
-    assert read_head(fields) is None
+    heads = Heads()
+    assert heads.read(b"authorization: Bearer a\r\ncontent-length: 1\r\n") is not None
+    assert heads.read(fields) is None
 
 
 def test_a_head_that_is_read():
-    head = read_head(b"Host: x\r\nAuthorization:  bearer abc \r\nContent-Length: 12\r\nX-Request-ID: mine\r\n")
-    assert head is not None
-    assert (head.token, head.length, head.identity, head.close) == (b"abc", 12, "mine", False)
+    read = Heads().read(b"Host: x\r\nAuthorization:  bearer abc \r\nContent-Length: 12\r\nX-Request-ID: mine\r\n")
+    assert read is not None
+    head, length = read
+    assert (head.token, length, head.identity, head.close) == (b"abc", 12, "mine", False)
+
+
+def test_heads_are_remembered_but_for_their_length_and_never_with_an_id():
+    heads = Heads(most=2)
+
+    def read(token: bytes, length: int, more: bytes = b""):
+        return heads.read(b"Authorization: Bearer %b\r\n%bContent-Length: %d\r\n" % (token, more, length))
+
+    (first, one), (again, two) = read(b"a", 1), read(b"a", 2)
+    assert first is again
+    assert (one, two) == (1, 2)
+    assert read(b"b", 1)[0].token == b"b"
+    ids = {read(b"a", 1, b"X-Request-ID: %b\r\n" % given)[0].identity for given in (b"mine", b"bad id", b"bad id")}
+    assert len(ids) == 3
+    for token in (b"c", b"d", b"e"):  # more than are kept
+        assert read(token, 1)[0].token == token
+    assert read(b"a", 1)[0].token == b"a"
+    assert len(heads._known) <= 2

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import time
 
 import pytest
@@ -10,7 +11,7 @@ from django.db import connection
 from accounts import quotas
 from accounts.models import TokenLimit
 from accounts.quotas import ledger_lock
-from inference import usage
+from inference import batches, usage
 from inference.admission import Admission
 from inference.errors import InvalidKey, LimitReached, TryLater
 from inference.ledger_link import LedgerAway, LedgerLink
@@ -18,12 +19,12 @@ from inference.limits import PromptTooLarge
 from inference.models import UsageRecord
 from inference.routing import Caller
 from tests.inference.ledger_seen import numbers
+from tests.live_rows import open_requests, put_open, put_row, row
 from tests.threads import lent
 from vllm_portal.config import get_config
 from vllm_portal.redis_client import client
 
-META = {"engine_id": "00000000-0000-0000-0000-000000000000", "model": "m", "path": "/v1/x", "streamed": False,
-        "started_ms": 1_900_000_000_000}  # fmt: skip
+META = {"engine_id": "00000000-0000-0000-0000-000000000000", "model": "m", "path": "/v1/x", "streamed": False}
 ALICE = Caller(1, "alice", False, 1, 0)
 
 
@@ -41,23 +42,22 @@ def ledger(scenario, *, lease_s: float = 30.0, load=None, **waiting):
             return await scenario(admission)
         finally:
             await asyncio.sleep(0)
-            await link.ask(b"reap", b"1")  # what was sent before has landed
+            await link.ask(b"reap", b"1", b"0")  # what was sent before has landed
             await link.close()
 
     return asyncio.run(main())
 
 
 def quota(subject: int | str = 1, **fields) -> None:
-    values = {"pl": 100, "gl": 50, "pu": 0, "gu": 0, "pr": 0, "gr": 0, "ver": 1, "on": 1, **fields}
-    client().hset(f"quota:{subject}", mapping=values)
+    put_row(subject, **{"pl": 100, "gl": 50, **fields})
 
 
 def held(subject: int | str = 1) -> dict[str, int]:
-    return {name: int(value) for name, value in client().hgetall(f"quota:{subject}").items() if value}
+    return row(subject)
 
 
 async def reserve(admission, prompt=10, generated=5, **options):
-    options = {"caller": ALICE, "meta": META, **options}
+    options = {"caller": ALICE, "about": json.dumps(META)[1:-1].encode(), **options}
     return await admission.reserve(prompt_tokens=prompt, generated_tokens=generated, **options)
 
 
@@ -136,7 +136,7 @@ def test_a_caller_who_leaves_during_admission_holds_nothing():
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         for _ in range(3):
-            await admission.link.ask(b"reap", b"1")
+            await admission.link.ask(b"reap", b"1", b"0")
 
     ledger(scenario)
     assert (held()["pr"], held()["gr"]) == (0, 0)
@@ -156,12 +156,47 @@ def test_a_request_whose_process_died_is_settled_at_its_checkpoint():
     async def reaps(admission):
         await asyncio.sleep(0.01)
         await admission.reap()
+        assert open_requests()
+        await asyncio.sleep(0.01)
         await admission.reap()
 
-    ledger(reaps)
+    ledger(reaps, lease_s=0.001)
     assert {name: held()[name] for name in ("pr", "gr", "pu", "gu")} == {"pr": 0, "gr": 0, "pu": 8, "gu": 2}
     (line,) = client().lrange("outbox", 0, -1)
-    assert (json.loads(line)["outcome"], json.loads(line)["exact"]) == ("expired", False)
+    record = json.loads(line)
+    assert (record["outcome"], record["exact"], record["reserved_tokens"]) == ("expired", False, 5)
+
+
+def test_many_requests_of_a_process_that_died_are_settled_in_several_calls():
+    quota()
+
+    async def dies(admission):
+        for _ in range(3):
+            await reserve(admission, prompt=1, generated=1)
+
+    async def reaps(admission):
+        await asyncio.sleep(0.01)
+        return [await admission.link.ask(b"reap", b"2", b"0") for _ in range(4)]
+
+    ledger(dies, lease_s=0.001)
+    assert ledger(reaps) == [0, 2, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "exact", "kept"),
+    [("completed", True, False), ("refused", True, False), ("completed", False, True), ("aborted", True, True),
+     ("failed", True, True), ("failed", False, True)],
+)  # fmt: skip
+def test_what_was_reserved_is_kept_where_the_cost_is_not_certain(alice, outcome, exact, kept):
+    quota(alice.pk)
+
+    async def scenario(admission):
+        reservation = await reserve(admission, caller=Caller(alice.pk, "alice", False, 1, 0))
+        admission.settle(reservation, prompt_tokens=7, generated_tokens=3, outcome=outcome, exact=exact)
+
+    ledger(scenario)
+    assert usage.flush() == 1
+    assert UsageRecord.objects.get().reserved_tokens == (5 if kept else None)
 
 
 def test_a_renewed_lease_is_not_reaped():
@@ -174,6 +209,26 @@ def test_a_renewed_lease_is_not_reaped():
 
     ledger(scenario, lease_s=5)
     assert held()["pr"] == 10
+
+
+def test_who_was_silent_because_redis_was_away_is_not_reaped():
+    """Another process is back first, and looks."""
+    quota()
+
+    async def scenario(admission):
+        reservation = await reserve(admission)
+        other = LedgerLink(get_config().redis)
+        await other.open()
+        for _ in range(2):
+            client().zadd("alive", {admission.journal.process: 1000})  # long ago
+            await other.ask(b"reap", b"100", b"0")
+            await admission.link.ask(b"alive")
+            await other.ask(b"reap", b"100", b"0")
+        await other.close()
+        admission.settle(reservation, prompt_tokens=7, generated_tokens=3, outcome="completed", exact=True)
+
+    ledger(scenario)
+    assert [json.loads(line)["outcome"] for line in client().lrange("outbox", 0, -1)] == ["completed"]
 
 
 def test_a_settlement_that_redis_missed_is_sent_again(redis_server):
@@ -206,7 +261,7 @@ def test_without_redis_nothing_is_admitted():
 def record(request_id: str, user_id: int, prompt: int = 7, generated: int = 3) -> str:
     return json.dumps(
         {
-            **META, "request_id": request_id, "user_id": user_id,
+            **META, "request_id": request_id, "user_id": user_id, "started_ms": 1_900_000_000_000,
             "prompt_tokens": prompt, "generated_tokens": generated,
             "cached_tokens": 0, "outcome": "completed", "exact": True, "first_token_ms": None, "duration_ms": 12,
         }
@@ -240,7 +295,7 @@ def test_a_young_outbox_is_left_to_the_worker(alice):
 def test_a_flush_that_fails_loses_nothing(alice, monkeypatch):
     client().rpush("outbox", record("r1", alice.pk))
     with monkeypatch.context() as broken:
-        broken.setattr(UsageRecord.objects, "bulk_create", lambda *_: (_ for _ in ()).throw(OSError("disk")))
+        broken.setattr(batches, "insert", lambda *_: (_ for _ in ()).throw(OSError("disk")))
         with pytest.raises(OSError, match="disk"):
             usage.flush()
     assert numbers(alice) == (0, 0)
@@ -256,13 +311,12 @@ def test_records_of_a_deleted_user_are_kept_without_a_name(alice):
 
 def test_loading_a_user_counts_what_is_still_on_its_way_and_what_is_open(alice):
     TokenLimit.objects.filter(user=alice).update(prompt_token_number=100)
-    client().hset("open:x", mapping={"u": alice.pk, "p": 11, "g": 4, "cp": 0, "cg": 0, "m": "{}"})
-    client().zadd("open", {"x": 4e12})
+    put_open("x", alice.pk, held=(11, 4))
     client().rpush("outbox", record("r1", alice.pk))
     usage.load(str(alice.pk))
     assert held(alice.pk) == {
         "pl": 10_000, "gl": 1_000, "pu": 107, "gu": 3, "pr": 11, "gr": 4, "ver": 1, "on": 1,
-        "rm": get_config().default_requests_per_minute, "n": 0, "lim": 0,
+        "rm": get_config().default_requests_per_minute, "rw": 0, "rn": 0, "n": 0,
     }  # fmt: skip
 
 
@@ -284,12 +338,12 @@ def interrupted(user, lose) -> None:
         still_open = await reserve(admission, caller=who)
         ended = await reserve(admission, caller=who)
         admission.settle(ended, prompt_tokens=7, generated_tokens=3, outcome="completed", exact=True)
-        await admission.link.ask(b"reap", b"1")
+        await admission.link.ask(b"reap", b"1", b"0")
         lose()
         client().client_kill_filter(_type="normal")
         for _ in range(500):
             await asyncio.sleep(0.01)
-            if admission.link._was_ready and client().exists(f"open:{still_open.request_id}") and _outbox():
+            if admission.link._was_ready and still_open.request_id.decode() in open_requests() and _outbox():
                 break
         await asyncio.to_thread(lent(usage.flush))
         for user_id in admission.recount():
@@ -316,6 +370,74 @@ def test_what_a_redis_that_crashed_has_lost_is_told_again(alice, lost):
         if lost == "everything":
             client().flushdb()
         elif lost == "the last second":
-            client().delete("outbox", "open", *client().keys("open:*"))
+            client().delete("outbox", "alive", *client().keys("running:*"))
 
     interrupted(alice, lose)
+
+
+@pytest.mark.parametrize("paced", [{}, {"td": 1000, "so": 5}])
+def test_what_was_asked_for_in_the_last_moment_is_given_back_too(paced):
+    """The client leaves while more is asked for: the ledger grants it before it hears of the end."""
+    quota(**paced)
+
+    async def scenario(admission):
+        reservation = await reserve(admission)
+        admission.extend(reservation, 20, lambda granted: None)
+        admission.settle(reservation, prompt_tokens=7, generated_tokens=3, outcome="aborted", exact=True)
+        assert await admission.drain(5)
+
+    ledger(scenario)
+    assert {name: held()[name] for name in ("pr", "gr", "pu", "gu", "n")} == {
+        "pr": 0,
+        "gr": 0,
+        "pu": 7,
+        "gu": 3,
+        "n": 0,
+    }
+    windows = [int(client().get(key)) for key in client().keys("win:*")]
+    assert windows == ([10] if paced else [])
+
+
+def test_a_request_that_was_granted_by_an_answer_that_got_lost_is_given_back():
+    quota()
+
+    async def scenario(admission):
+        await admission.link.ask(b"alive")  # the script is loaded
+        asked = asyncio.ensure_future(reserve(admission))
+        for _ in range(3):  # until it has left
+            await asyncio.sleep(0)
+        deadline = time.monotonic() + 5
+        while not open_requests():  # without giving this loop a turn to read the answer in
+            assert time.monotonic() < deadline
+        admission.link._transport.abort()
+        with pytest.raises(TryLater):
+            await asked
+        assert held()["pr"] == 10
+        for _ in range(500):
+            await asyncio.sleep(0.01)
+            if not held()["pr"]:
+                break
+
+    ledger(scenario)
+    assert (open_requests(), held()["pr"], held()["gr"]) == (set(), 0, 0)
+
+
+def test_a_redis_that_connects_and_says_nothing_is_away(tmp_path):
+    """As one does that is stopped: the kernel takes the connection for it."""
+    with socket.socket(socket.AF_UNIX) as stopped:
+        stopped.bind(str(tmp_path / "redis.sock"))
+        stopped.listen()
+
+        async def scenario():
+            link = LedgerLink(f"unix://{tmp_path}/redis.sock", timeout_s=0.1)
+            await link.open()
+            async with asyncio.timeout(10):
+                for _ in range(2):  # it connects anew after the first
+                    with pytest.raises(LedgerAway):
+                        await link.ask(b"alive")
+            await link.close()
+
+        asyncio.run(scenario())
+        stopped.settimeout(0)
+        for _ in range(2):
+            stopped.accept()[0].close()

@@ -1,16 +1,19 @@
 """POST /llm_request: a prompt, an answer, a memory."""
 
+import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
 
-from accounts.models import ApiKey
+from accounts.models import ApiKey, User
+from engines.models import Engine
 from inference import api, chat, conversations
 from inference.models import Conversation, Message, UsageRecord
 from tests.fakes.upstream import completion, event, http, last_event, sse, streamed, whole
 from tests.inference.conftest import ready_engine
+from tests.threads import lent
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -79,7 +82,7 @@ def test_a_turn_whose_answer_fails_is_not_stored(ask, alice, raw_engine):
     raw_engine.answer = whole(b'{"error":{"message":"boom"}}', status=500)
     answer = ask(alice, memory=True)
     assert (answer.status_code, list(answer.json())) == (502, ["detail"])
-    assert not Message.objects.exists()
+    assert not Conversation.objects.exists()
 
 
 def test_a_model_without_a_chat_template_gets_a_transcript(portal, alice, raw_engine):
@@ -137,7 +140,31 @@ def test_a_streamed_answer_comes_in_pieces_and_is_remembered_as_a_whole(ask, ali
 def test_a_streamed_answer_that_fails_says_so_and_is_not_remembered(ask, alice, raw_engine):
     raw_engine.answer = streamed(sse(event("hel", 7, 1)), end=False)
     assert '"detail"' in ask(alice, stream=True, memory=True).text
-    assert not Message.objects.exists()
+    assert not Conversation.objects.exists()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_engine_that_fails_leaves_the_latest_conversation_as_it_was(ask, alice, raw_engine, stream):
+    conversation = conversations.start(alice, NOW)
+    conversations.add_turn(conversation, "one", "first", NOW)
+    raw_engine.answer = whole(b'{"error":{"message":"boom"}}', status=500)
+    assert ask(alice, stream=stream, memory=True).status_code == 502
+    assert conversations.turns(Conversation.objects.get()) == [("one", "first")]
+    assert Conversation.objects.get().updated_at == NOW
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_who_is_deleted_while_the_engine_answers_gets_the_answer_and_leaves_nothing(ask, bob, raw_engine, stream):
+    Engine.objects.update(shared=True)
+
+    async def answer(request, writer) -> None:
+        await asyncio.to_thread(lent(lambda: User.objects.get(pk=bob.pk).delete()))
+        await (streamed(sse(event("hello", 7, 1), b"[DONE]")) if stream else whole(completion()))(request, writer)
+
+    raw_engine.answer = answer
+    reply = ask(bob, stream=stream, memory=True)
+    assert (reply.status_code, "hello" in reply.text, "detail" in reply.text) == (200, True, False)
+    assert not Conversation.objects.exists()
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inference.upstream import Broken, CannotConnect, Pool, TimedOut, Timeouts, UpstreamError
+from inference.pool import Pool
+from inference.upstream import Broken, CannotConnect, TimedOut, Timeouts, UpstreamError
 from tests.fakes.upstream import chunk, http
 
 HEAD = b"POST /x HTTP/1.1\r\nhost: engine\r\n"
@@ -22,7 +23,7 @@ class Taken:
     def __init__(self):
         self.calls = []
         self.status = 0
-        self.body = b""
+        self.body = bytearray()
         self.error = None
         self.ended = asyncio.Event()
         self.came = asyncio.Event()

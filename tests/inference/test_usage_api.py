@@ -1,10 +1,13 @@
 """`/api/v1/usage` and its sums."""
 
 from datetime import UTC, datetime, timedelta
+from uuid import uuid4
 
 import pytest
+from django.db import connection
 
 from accounts import keys
+from inference import rollups
 from inference.models import UsageRecord
 
 pytestmark = pytest.mark.django_db
@@ -17,11 +20,13 @@ NOW = datetime.now(UTC)
 def record(people):
     def make(user="alice", days_ago=0, model="tiny", prompt=10, generated=3, **columns):
         number = UsageRecord.objects.count()
-        return UsageRecord.objects.create(
+        row = UsageRecord.objects.create(
             request_id=f"r{number}", user=people[user] if user else None, model=model, path="/v1/x",
             prompt_tokens=prompt, generated_tokens=generated, exact=True,
             outcome="completed", started_at=NOW - timedelta(days=days_ago, minutes=1), duration_ms=1, **columns,
         )  # fmt: skip
+        rollups.add([row])
+        return row
 
     return make
 
@@ -50,6 +55,16 @@ def test_records_are_filtered_and_come_latest_first_in_pages(get, record):
     first = get(USAGE, limit=3).json()
     assert len(first["results"]) == 3
     assert first["next"]
+
+
+@pytest.mark.skipif(connection.vendor != "sqlite", reason="PostgreSQL reads a small table as a whole, as it should")
+@pytest.mark.parametrize("column", [None, "user", "api_key", "engine", "model", "outcome"])
+@pytest.mark.parametrize("order", [("-started_at", "-id"), ("started_at", "id")])
+def test_each_filter_has_an_index_in_the_order_of_the_list(column, order):
+    asked = {column: uuid4() if column == "engine" else 1} if column else {}
+    plan = UsageRecord.objects.filter(**asked).order_by(*order)[:50].explain()
+    assert "USING INDEX" in plan
+    assert "TEMP B-TREE" not in plan
 
 
 @pytest.mark.parametrize(

@@ -3,20 +3,19 @@
 import os
 import re
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import requests
 
+from engines.launchers.ports import free_port
+
 ROOT = Path(__file__).resolve().parents[2]
 ADMIN_PASSWORD = "a password for the admin"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 class PortalProcess:
@@ -24,7 +23,7 @@ class PortalProcess:
 
     def __init__(self, directory: Path, **settings: object) -> None:
         self.directory = directory
-        self.port = free_port()
+        self.port = free_port(taken=())
         self.url = f"http://127.0.0.1:{self.port}"
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PORTAL_")}
         fixed = {
@@ -51,10 +50,10 @@ class PortalProcess:
             self._process = subprocess.Popen(
                 [sys.executable, "manage.py", "run"], cwd=ROOT, env=self.environment, stdout=console, stderr=console
             )
-        self.wait_for(self._answers, 60, "the portal to answer")
+        self.wait_for(self.answers, 60, "the portal to answer")
         return self
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, self.console()
         try:
@@ -113,14 +112,18 @@ class PortalProcess:
 
     def database_rows(self, query: str) -> list[dict]:
         """Runs a query on the portal's SQLite database, read-only."""
-        import sqlite3
-
-        database = sqlite3.connect(f"file:{self.directory}/data/portal.sqlite3?mode=ro", uri=True, timeout=10)
-        database.row_factory = sqlite3.Row
-        try:
+        with closing(self._database("ro")) as database:
             return [dict(row) for row in database.execute(query)]
-        finally:
-            database.close()
+
+    def change_rows(self, statement: str, *values: object) -> None:
+        """Behind the portal's back: what it would take days to come to."""
+        with closing(self._database("rw")) as database, database:
+            database.execute(statement, values)
+
+    def _database(self, mode: str) -> sqlite3.Connection:
+        database = sqlite3.connect(f"file:{self.directory}/data/portal.sqlite3?mode={mode}", uri=True, timeout=10)
+        database.row_factory = sqlite3.Row
+        return database
 
 
 class Session:

@@ -11,3 +11,5 @@ def test_the_benchmark_runs_and_its_counts_agree():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "valid: no error, and client, ledger and upstream counted the same" in done.stdout
+    assert "identical: True" in done.stdout
+    assert "pages beside 64 streams" in done.stdout

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.journeys.portal_process import PortalProcess
+
 LAB = Path(__file__).parent / "lab"
 CACHE = Path(os.environ.get("PORTAL_TEST_CACHE") or Path.home() / ".cache/vllm-portal-tests")
 
@@ -63,3 +65,24 @@ def _model(image: str, name: str, *options: str) -> Path:
         made = ["/lab/make_tiny_model.py", f"/models/{name}", *options]
         subprocess.run([*command, *mounts, image, *made], check=True, timeout=300)
     return models / name
+
+
+@pytest.fixture
+def real_portal(tmp_path, tiny_model):
+    portals = []
+
+    def make(**settings) -> PortalProcess:
+        fixed = {
+            "device": "cpu",
+            "hf_offline": "true",
+            "hf_cache_dir": tmp_path / "hf",
+            "allowed_model_roots": tiny_model.parent,
+            "stop_engines_on_exit": "true",
+        }
+        portal = PortalProcess(tmp_path, **{**fixed, **settings})
+        portals.append(portal)
+        return portal
+
+    yield make
+    for portal in portals:
+        portal.stop()

@@ -2,14 +2,12 @@
 
 import json
 import subprocess
-from pathlib import Path
 
-import pytest
+import requests
 
 from tests.journeys import whole_way
-from tests.journeys.portal_process import PortalProcess
+from tests.journeys.portal_process import PortalProcess, Session
 
-LAB = Path(__file__).parent / "lab"
 MAX_MODEL_LEN = 1024
 
 
@@ -21,27 +19,6 @@ def containers(label: str = "vllm-portal.engine") -> list[dict]:
     if not ids:
         return []
     return json.loads(subprocess.run(["docker", "inspect", *ids], check=True, capture_output=True, text=True).stdout)
-
-
-@pytest.fixture
-def real_portal(tmp_path, tiny_model):
-    portals = []
-
-    def make(**settings) -> PortalProcess:
-        fixed = {
-            "device": "cpu",
-            "hf_offline": "true",
-            "hf_cache_dir": tmp_path / "hf",
-            "allowed_model_roots": tiny_model.parent,
-            "stop_engines_on_exit": "true",
-        }
-        portal = PortalProcess(tmp_path, **{**fixed, **settings})
-        portals.append(portal)
-        return portal
-
-    yield make
-    for portal in portals:
-        portal.stop()
 
 
 def test_the_whole_way_in_a_container(real_portal, tiny_model, engine_image):
@@ -94,3 +71,29 @@ def test_models_that_cannot_chat(real_portal, tiny_model_without_template, tiny_
     assert [row["path"] for row in written] == ["/v1/completions", "/v1/chat/completions", "/v1/embeddings"]
     assert [row["outcome"] for row in written] == ["completed", "refused", "completed"]
     assert written[2]["prompt_tokens"] == vectors["usage"]["prompt_tokens"] > 0
+    sleeps_and_wakes(portal, alice, plain)
+
+
+def sleeps_and_wakes(portal: PortalProcess, alice: Session, model: str) -> None:
+    """Hours later nobody has asked it: its container goes. A stream brings it back and hears how it comes up."""
+    (engine,) = [one for one in alice.get("/api/v1/engines").json()["results"] if one["model"] == model]
+    path = f"/api/v1/engines/{engine['id']}"
+    requests.patch(portal.url + path, json={"idle_minutes": 60}, headers=alice.headers, timeout=10).raise_for_status()
+    records = portal.database_rows("select id, started_at from inference_usagerecord")
+    portal.change_rows("update inference_usagerecord set started_at = '2020-01-01 00:00:00'")
+    portal.change_rows(
+        "update engines_engine set state_since = '2020-01-01 00:00:00', used_at = null where idle_minutes = 60"
+    )
+    portal.wait_for(lambda: alice.get(path).json()["state"] == "ASLEEP", 60, "the engine to sleep")
+    for record in records:  # the sums by hour know them at their own time
+        portal.change_rows("update inference_usagerecord set started_at = ? where id = ?", *reversed(record.values()))
+    assert containers(f"vllm-portal.engine={engine['id']}") == []
+    assert {one["container_id"] for one in alice.get("/active_models/").json()} >= {engine["container_id"]}
+    body = {"model": model, "prompt": "Once", "max_tokens": 4, "stream": True}
+    answer = requests.post(portal.url + "/v1/completions", json=body, headers=alice.headers, timeout=300)
+    told, *_, end = answer.text.strip().split("\n\n")
+    assert (answer.status_code, told.startswith(": "), end) == (200, True, "data: [DONE]")
+    assert ": loading" in answer.text
+    (container,) = containers(f"vllm-portal.engine={engine['id']}")
+    assert container["Name"].endswith("-2")
+    assert portal.audit() == "all is as it must be\n"

@@ -154,6 +154,11 @@ def test_a_container_with_half_its_labels_is_not_listed(labels: dict[str, str] |
     [
         ('could not select device driver "nvidia" with capabilities: [[gpu]]', "no_gpu_runtime"),
         ("nvidia-container-cli: initialization error: nvml error: driver not loaded: unknown", "no_gpu_runtime"),
+        (
+            "nvidia-container-cli: requirement error: unsatisfied condition: cuda>=12.9, please update your driver to "
+            "a newer version, or use an earlier cuda container: unknown",
+            "driver_too_old",
+        ),
         ('error gathering device information while adding custom device "/dev/kfd": no such file', "no_gpu_runtime"),
         ("No such image: vllm/vllm-openai:x", "image_missing"),
         ("network portal not found", "no_network"),

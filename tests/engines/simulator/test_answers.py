@@ -111,6 +111,14 @@ def test_several_answers_in_one_stream(engine):
     assert chunks[-1]["usage"]["completion_tokens"] == 6
 
 
+def test_an_event_counts_the_prompt_that_its_answer_is_to(engine):
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    body = {"prompt": ["one", "one, two"], "n": 2, "max_tokens": 1, "stream": True, "stream_options": options}
+    *events, last = engine.post("/v1/completions", body).chunks()
+    counted = {event["choices"][0]["index"]: event["usage"]["prompt_tokens"] for event in events}
+    assert (counted, last["usage"]["prompt_tokens"]) == ({0: 1, 1: 1, 2: 3, 3: 3}, 4)
+
+
 @pytest.mark.parametrize(
     ("prompt", "choices", "prompt_tokens"),
     [("Hello there", 1, 2), (["Hello", "there, you"], 2, 4), (tokens.encode("Hello there"), 1, 2)],

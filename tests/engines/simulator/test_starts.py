@@ -75,6 +75,22 @@ ROOT_CAUSES = {
     "gpu-memory": "ValueError: Free memory on device cuda:0",
     "cuda-oom": "torch.OutOfMemoryError: CUDA out of memory.",
     "shm": "RuntimeError: Insufficient space in /dev/shm",
+    "token": "Invalid credentials in Authorization header",
+    "hub": "OSError: We couldn't connect to 'https://huggingface.co'",
+    "remote-code": "Value error, The repository acme/tiny contains custom code",
+    "heads": "ValueError: Total number of attention heads (64) must be divisible by tensor parallel size (3).",
+    "tokenizer": "OSError: Can't load tokenizer for 'acme/tiny'.",
+    "port": "OSError: [Errno 98] Address already in use",
+    "driver": "RuntimeError: The NVIDIA driver on your system is too old",
+    "disk": "OSError: [Errno 28] No space left on device",
+    "cache": "PermissionError: [Errno 13] Permission denied",
+    "broken-weights": "safetensors_rust.SafetensorError: Error while deserializing header",
+    "weights": "torch.OutOfMemoryError: CUDA out of memory.",
+    "warm-up": "RuntimeError: CUDA out of memory occurred when warming up sampler",
+    "old-gpu": "RuntimeError: CUDA error: no kernel image is available",
+    "dtype": "ValueError: Bfloat16 is only supported on GPUs",
+    "gpu-fault": "RuntimeError: CUDA error: uncorrectable ECC error encountered",
+    "nccl": "RuntimeError: NCCL error: unhandled system error",
 }
 
 

@@ -1,0 +1,25 @@
+"""What admins changed through the API; the admin pages write the same log by themselves."""
+
+from typing import Any
+
+from django.contrib.admin.models import ADDITION, CHANGE, DELETION, LogEntry
+from django.contrib.contenttypes.models import ContentType
+from django.db.models import Model
+
+from accounts.models import User
+
+FLAGS = {"added": ADDITION, "changed": CHANGE, "removed": DELETION}
+SECRET = frozenset({"password"})
+
+
+def note(by: User, about: Model, did: str, **changed: Any) -> None:
+    """`did`: added, changed or removed. Of `changed` what is None was not changed; a password's value is not kept."""
+    given = [name if name in SECRET else f"{name} = {value}" for name, value in changed.items() if value is not None]
+    LogEntry.objects.create(
+        user=by,
+        content_type=ContentType.objects.get_for_model(about),
+        object_id=about.pk,
+        object_repr=str(about)[:200],
+        action_flag=FLAGS[did],
+        change_message=f"{did} through the API{': ' if given else ''}{', '.join(given)}",
+    )

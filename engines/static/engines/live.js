@@ -1,0 +1,61 @@
+// Keeps the engines of a page up to date. Server-sent events say that something has changed; where there are none
+// (a proxy that holds them back, too many pages) the page asks every few seconds.
+
+const POLL_MS = 4000;
+const cards = document.querySelector("[data-cards]");
+const state = document.querySelector("[data-state]");
+let timer = 0;
+let asking = false;
+
+// The parser makes no scripts run, and what comes is the server's own page, escaped by its templates.
+async function refresh() {
+  if (asking) return;
+  asking = true;
+  try {
+    const answer = await fetch(cards ? cards.dataset.cards : location.pathname, { headers: { Accept: "text/html" } });
+    if (answer.status === 401 || answer.redirected) return stop();
+    if (!answer.ok) return;
+    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    if (cards) replace(cards, page.body.childNodes);
+    else replaceState(page.querySelector("[data-state]"));
+  } catch {
+    // The portal is away for a moment; the next look tells.
+  } finally {
+    asking = false;
+  }
+}
+
+function replaceState(fresh) {
+  if (!fresh) return stop();
+  replace(state, fresh.childNodes);
+  if (fresh.dataset.live === "false") location.reload(); // other buttons, the last of its log
+}
+
+// Whoever is about to press a button keeps it: the focus is where it was.
+function replace(place, nodes) {
+  const focused = place.contains(document.activeElement) ? nameOf(document.activeElement) : "";
+  place.replaceChildren(...nodes);
+  if (!focused) return;
+  for (const one of place.querySelectorAll("a, button")) if (nameOf(one) === focused) return one.focus();
+}
+
+function nameOf(element) {
+  const card = element.closest("[data-engine]");
+  return `${card ? card.dataset.engine : ""} ${element.textContent}`;
+}
+
+function stop() {
+  clearInterval(timer);
+  source?.close();
+}
+
+function poll() {
+  if (!timer) timer = setInterval(() => document.hidden || refresh(), POLL_MS);
+}
+
+const source = window.EventSource ? new EventSource("/cards/events") : null;
+source?.addEventListener("changed", refresh);
+source?.addEventListener("error", () => source.readyState === EventSource.CLOSED && poll());
+// What is left of a start counts down without any change of its engine.
+setInterval(() => document.querySelector(".phases") && !document.hidden && refresh(), POLL_MS);
+if (!source) poll();

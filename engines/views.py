@@ -1,0 +1,192 @@
+"""The pages of engines: cards, one engine, and the form of a start. What they do, the functions of the API do."""
+
+import uuid
+from typing import Any
+
+from django.contrib import messages
+from django.contrib.auth.decorators import login_required
+from django.db import transaction
+from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpResponse
+from django.shortcuts import redirect, render
+from django.utils import timezone
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
+
+from engines import cards, cards_stream, engine_logs, sharing, starting, starts, terminating, terms, waking
+from engines.launchers.choice import chosen_name
+from engines.models import Engine
+from engines.serializers import portal_url
+from engines.states import FINAL
+from engines.v1_serializers import EngineChangeSerializer, EngineOrderSerializer, ExtensionSerializer, SharingSerializer
+from vllm_portal.errors import CallerError, FieldError
+
+_REPEATED = ("model", "max_model_len", "tensor_parallel_size", "seed", "tokenizer", "quantization", "shared",
+             "lease_hours", "idle_minutes")  # fmt: skip
+_ADVANCED = ("seed", "tokenizer", "quantization", "lease_hours", "idle_minutes")
+_FIELDS = (*_REPEATED, "hugging_face_hub_token")
+
+
+@never_cache
+@require_safe
+def cards_fragment(request: HttpRequest) -> HttpResponse:
+    """The cards alone, for the script of the first page; 401 tells it to stop asking."""
+    if not request.user.is_authenticated:
+        return HttpResponse(status=401)
+    return render(request, "engines/cards.html", {"shown": cards.shown(request.user, timezone.now())})
+
+
+@require_safe
+def cards_events(request: HttpRequest) -> HttpResponse | StreamingHttpResponse:
+    if not request.user.is_authenticated:
+        return HttpResponse(status=401)
+    if not cards_stream.has_room(request.user.pk):
+        return HttpResponse("Too many pages of yours are open.", status=429, content_type="text/plain")
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    return StreamingHttpResponse(cards_stream.changes(request.user), content_type="text/event-stream", headers=headers)
+
+
+@never_cache
+@login_required
+@require_http_methods(["GET", "HEAD", "POST"])
+def new_engine(request: HttpRequest) -> HttpResponse:
+    """The form of a start. `?again=<id>` fills it in with what that engine was started with, without its token, and
+    with what may cure it where it has failed."""
+    if request.method != "POST":
+        return _form(request, _again(request), {})
+    given = {name: value for name, value in request.POST.items() if value and name != "csrfmiddlewaretoken"}
+    order = EngineOrderSerializer(data=given)
+    if not order.is_valid():
+        return _form(request, given, {name: said[0] for name, said in order.errors.items()}, status=400)
+    try:
+        engine = starting.start(request.user, order.order())
+    except FieldError as error:
+        return _form(request, given, {order.as_written(error).field: str(error)}, status=400)
+    except CallerError as error:
+        return _form(request, given, {"": str(error)}, status=400)
+    return redirect("engine-page", engine_id=engine.pk)
+
+
+@never_cache
+@login_required
+@require_safe
+def engine_page(request: HttpRequest, engine_id: str) -> HttpResponse:
+    engine = _own(request, engine_id)
+    context = {
+        "card": cards.card(engine, request.user, timezone.now()),
+        "events": engine.events.all(),
+        "steps": [(cards.STEPS[step.phase], step) for step in starts.timeline(engine)],
+        "log": engine_logs.read(engine),
+        "live": engine.state not in FINAL,
+        "portal_url": portal_url(request),
+        "shared_with": {field: ", ".join(names) for field, names in sharing.names(engine).items()},
+    }
+    return render(request, "engines/engine.html", context)
+
+
+@never_cache
+@login_required
+@require_POST
+def stop_engine(request: HttpRequest, engine_id: str) -> HttpResponse:
+    engine = _own(request, engine_id)
+    terminating.request_terminate(engine, request.user)
+    messages.success(request, f"{engine.name} is being stopped.")
+    return redirect("home")
+
+
+@never_cache
+@login_required
+@require_POST
+def wake_engine(request: HttpRequest, engine_id: str) -> HttpResponse:
+    engine = _own(request, engine_id)
+    try:
+        waking.wake(engine, str(request.user))
+    except CallerError as error:
+        messages.error(request, str(error))
+    return redirect("engine-page", engine_id=engine.pk)
+
+
+@never_cache
+@login_required
+@require_POST
+def share_engine(request: HttpRequest, engine_id: str) -> HttpResponse:
+    """Names are separated by commas or stand on lines of their own."""
+    engine = _own(request, engine_id)
+    given: dict[str, Any] = {"shared": "shared" in request.POST}
+    for field in ("shared_users", "shared_groups"):
+        names = request.POST.get(field, "").replace("\n", ",").split(",")
+        given[field] = [name.strip() for name in names if name.strip()]
+    form = SharingSerializer(data=given)
+    try:
+        if form.is_valid():
+            sharing.change(engine, **form.validated_data)
+            messages.success(request, f"Saved who may send requests to {engine.name}.")
+        else:
+            messages.error(request, "Names are at most 150 characters long, and there are at most 1,000 of them.")
+    except FieldError as error:
+        messages.error(request, str(error))
+    return redirect("engine-page", engine_id=engine.pk)
+
+
+@never_cache
+@login_required
+@require_POST
+def keep_engine(request: HttpRequest, engine_id: str) -> HttpResponse:
+    """How long it stays. `hours`: empty leaves its lease; `idle_minutes`, `keep_until` (UTC): empty takes them away;
+    `wakes`: empty is no."""
+    engine, now = _own(request, engine_id), timezone.now()
+    given: dict[str, Any] = {name: request.POST.get(name) or None for name in ("idle_minutes", "keep_until")}
+    given["wakes"] = "wakes" in request.POST
+    form, extension = EngineChangeSerializer(data=given), ExtensionSerializer(data={"hours": request.POST.get("hours")})
+    try:
+        if not form.is_valid():
+            messages.error(request, " ".join(f"{name}: {said[0]}" for name, said in form.errors.items()))
+        elif request.POST.get("hours") and not extension.is_valid():
+            messages.error(request, f"hours: {extension.errors['hours'][0]}")
+        else:
+            with transaction.atomic():
+                terms.change(engine, now, request.user, form.validated_data)
+                if request.POST.get("hours"):
+                    terms.extend(engine, extension.validated_data["hours"], now, request.user)
+            messages.success(request, f"Saved how long {engine.name} stays.")
+    except CallerError as error:
+        messages.error(request, str(error))
+    return redirect("engine-page", engine_id=engine.pk)
+
+
+def _form(request: HttpRequest, given: dict[str, Any], problems: dict[str, Any], status: int = 200) -> HttpResponse:
+    """`problems`: by field; "": of the whole order."""
+    context = {
+        "given": {name: value for name, value in given.items() if name != "hugging_face_hub_token"},
+        "problems": {name: text for name, text in problems.items() if name in _FIELDS},
+        "others": [f"{name} {text}".strip() for name, text in problems.items() if name not in _FIELDS],
+        "models": cards.models_for(request.user),
+        "simulated": chosen_name() == "simulator",
+        "portal_url": portal_url(request),
+        "advanced": bool({*_ADVANCED} & {*problems, *given}),
+    }
+    return render(request, "engines/new.html", context, status=status)
+
+
+def _again(request: HttpRequest) -> dict[str, Any]:
+    """What the form begins with. Of an engine that is not this user's: nothing."""
+    engine = _found(request, request.GET.get("again", ""))
+    if engine is None:
+        return {"model": request.GET.get("model", "")[:300]}
+    options = {name: getattr(engine, name) for name in _REPEATED} | (engine.change or {})
+    return {name: value for name, value in options.items() if value not in (None, "", False)}
+
+
+def _own(request: HttpRequest, engine_id: str) -> Engine:
+    engine = _found(request, engine_id)
+    if engine is None:
+        raise Http404("There is no such engine among yours.")
+    return engine
+
+
+def _found(request: HttpRequest, engine_id: str) -> Engine | None:
+    try:
+        identity = uuid.UUID(engine_id)
+    except ValueError:
+        return None
+    engines = Engine.objects.owned_by(request.user).select_related("owner")
+    return engines.prefetch_related("gpu_leases__gpu").filter(pk=identity).first()

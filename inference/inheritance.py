@@ -1,0 +1,42 @@
+"""What a process that was killed had settled, and nobody knows whether Redis heard of it: it is told again."""
+
+import logging
+import time
+from pathlib import Path
+
+from inference.admission import KEEP_MS, SETTLE
+from inference.journal import Dead, inherited, left_in
+from inference.ledger_link import LedgerAway, LedgerLink
+
+logger = logging.getLogger(__name__)
+
+
+async def inherit(directory: Path, redis_url: str) -> set[int]:
+    """Settles for all who died on this machine, then ends their leases: what they had open is settled at its last
+    checkpoint by whoever reaps. Returns the users whose live counters are to be loaded anew: where Redis crashed, too,
+    what they spent is in its outbox now and not in its counters. Raises LedgerAway; then it is done another time."""
+    touched: set[int] = set()
+    for path in left_in(directory):
+        with inherited(path) as dead:
+            if dead is not None:
+                touched |= await _settle(dead, redis_url)
+    return touched
+
+
+async def _settle(dead: Dead, redis_url: str) -> set[int]:
+    latest_ms = dead.entries[-1].when_ms if dead.entries else 0
+    entries = [entry for entry in dead.entries if entry.when_ms >= latest_ms - KEEP_MS]
+    logger.warning("process %s of the data plane died; settling for it what may be missing", dead.process.decode())
+    link = LedgerLink(redis_url)
+    link.header = dead.process, b"-1", time.strftime("%Y%m", time.gmtime()).encode()
+    try:
+        await link.open()
+        settled: list[object] = []
+        for entry in entries:
+            link.send(settled.append, SETTLE, entry.operation)
+        await link.ask(b"alive")
+    finally:
+        await link.close()
+    if any(isinstance(answer, LedgerAway) for answer in settled):
+        raise LedgerAway("not all was settled")
+    return {entry.user_id for entry, answer in zip(entries, settled, strict=True) if not answer}

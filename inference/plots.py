@@ -1,0 +1,72 @@
+"""Numbers as places in a drawing of `WIDTH` by `HEIGHT`. Pure: templates draw, and style sheets give the colours."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from math import ceil, log10
+
+WIDTH, HEIGHT = 1000, 200
+_GAP = 0.2  # of a bar's place
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One day: generated tokens, and prompt tokens on top of them. Numbers of the drawing, y downwards."""
+
+    day: date
+    prompt: int
+    generated: int
+    x: float
+    width: float
+    prompt_y: float
+    prompt_height: float
+    generated_y: float
+    generated_height: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    bars: tuple[Bar, ...]
+    top: int
+    """What the drawing's height stands for: a round number, not below the largest sum."""
+
+    @property
+    def middle(self) -> int:
+        return self.top // 2
+
+
+def by_day(rows: Sequence[Mapping[str, int | str]], first: date, days: int) -> Plot:
+    """`rows`: of `summary` by day. Days without requests have a bar of no height."""
+    sums = {row["group"]: row for row in rows}
+    found = []
+    for number in range(days):
+        day = first + timedelta(days=number)
+        row = sums.get(f"{day:%Y-%m-%d}", {})
+        found.append((day, int(row.get("prompt_tokens", 0)), int(row.get("generated_tokens", 0))))
+    top = rounded_up(max((prompt + generated for _, prompt, generated in found), default=0))
+    place = WIDTH / max(days, 1)
+    return Plot(tuple(_bar(number, place, top, *one) for number, one in enumerate(found)), top)
+
+
+def _bar(number: int, place: float, top: int, day: date, prompt: int, generated: int) -> Bar:
+    generated_height, prompt_height = (round(HEIGHT * tokens / top, 2) for tokens in (generated, prompt))
+    generated_y = round(HEIGHT - generated_height, 2)
+    return Bar(
+        day=day,
+        prompt=prompt,
+        generated=generated,
+        x=round((number + _GAP / 2) * place, 2),
+        width=round((1 - _GAP) * place, 2),
+        prompt_y=round(generated_y - prompt_height, 2),
+        prompt_height=prompt_height,
+        generated_y=generated_y,
+        generated_height=generated_height,
+    )
+
+
+def rounded_up(number: int) -> int:
+    """The least of 10, 20, 50, 100, 200, 500, 1000 … that is not below it."""
+    if number <= 10:
+        return 10
+    power = 10 ** int(log10(number))
+    return next(factor * power for factor in (1, 2, 5, 10, 20) if ceil(number) <= factor * power)

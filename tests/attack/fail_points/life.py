@@ -1,0 +1,119 @@
+"""The life of an engine, and a portal that dies in the middle of it."""
+
+import os
+import signal
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import requests
+
+from tests.attack.fail_points import bring_back_soon
+from tests.journeys import whole_way
+from tests.journeys.portal_process import PortalProcess, Session
+
+BYSTANDER, MODEL = "some-org/bystander", "some-org/some-model"
+
+
+class MortalPortal(PortalProcess):
+    """Dies where it is told to."""
+
+    def __init__(self, directory: Path, **settings: object) -> None:
+        super().__init__(directory, **settings)
+        self.point = bring_back_soon(self)
+
+    def die_at(self, step: str) -> None:
+        draft = self.point.with_suffix(".draft")
+        draft.write_text(step)
+        draft.rename(self.point)
+
+    def engines(self) -> list[dict]:
+        return self.database_rows("select * from engines_engine")
+
+
+class Lives:
+    """Lives of engines with a death of the portal in each, beside an engine that nobody may touch."""
+
+    def __init__(self, portal: MortalPortal, alice: Session, running: Callable[[], dict[str, set]]) -> None:
+        """`running`: what runs now, by the name that the launcher knows it by."""
+        self.portal, self.alice, self._all_that_run = portal, alice, running
+        whole_way.start(alice, BYSTANDER, 2048, 120)
+        self._others = running()
+        self.took: dict[str, list[float]] = {}
+        """Seconds until all was well again after a death there."""
+
+    def go(self, step: str, within: str) -> None:
+        """`within`: launch, sleep, stop or failure: the part of its life that the step belongs to."""
+        if within == "launch":
+            self.portal.die_at(step)
+        engine = self.alice.post("/api/v1/engines", model=MODEL).json()["id"].replace("-", "")
+        took_s = self._comes_to(engine, "READY", step)
+        if within != "launch":
+            self.portal.die_at(step)
+        if within == "failure":
+            self._kill(engine)
+            took_s = self._comes_to(engine, "FAILED", step)
+        else:
+            if within == "sleep":
+                took_s = self._sleeps_and_wakes(engine, step)
+            self._asks(engine, "delete", "", "the stop")
+            stopped_s = self._comes_to(engine, "STOPPED", step)
+            took_s = stopped_s if within == "stop" else took_s
+        self.portal.wait_for(lambda: not self.portal.point.exists(), 10, f"a death at {step}")
+        self.took.setdefault(step, []).append(round(took_s, 1))
+
+    def nothing_else_was_touched(self) -> bool:
+        (bystander,) = [engine for engine in self.portal.engines() if engine["model"] == BYSTANDER]
+        return (bystander["state"], bystander["generation"]) == ("READY", 1)
+
+    def _sleeps_and_wakes(self, engine: str, step: str) -> float:
+        """As if it had been put to rest a while ago. Seconds."""
+        self.portal.change_rows(
+            "update engines_engine set state = 'STOPPING', desired = 'sleep', cause_code = 'idle', "
+            "state_since = '2020-01-01 00:00:00' where id = ?",
+            engine,
+        )
+        slept_s = self._comes_to(engine, "ASLEEP", step)
+        self._asks(engine, "post", "/wake", "the wish to wake it")
+        woke_s = self._comes_to(engine, "READY", step)
+        (row,) = [one for one in self.portal.engines() if one["id"] == engine]
+        assert row["generation"] == 2, f"woken once in spite of a death at {step}"
+        return max(slept_s, woke_s)
+
+    def _asks(self, engine: str, verb: str, what: str, words: str) -> None:
+        """Until it is taken: the process that answers may be the one that dies."""
+        url = f"{self.portal.url}/api/v1/engines/{uuid.UUID(engine)}{what}"
+
+        def taken() -> bool:
+            try:
+                answer = requests.request(verb, url, headers=self.alice.headers, timeout=10)
+            except requests.RequestException:
+                return False
+            return answer.ok or answer.status_code == 409  # by the time it is asked again it may be awake
+
+        self.portal.wait_for(taken, 30, f"{words} to be taken")
+
+    def _comes_to(self, engine: str, state: str, step: str) -> float:
+        """Seconds until it was so."""
+        started = time.monotonic()
+        row: dict = {}
+
+        def arrived() -> bool:
+            (found,) = [one for one in self.portal.engines() if one["id"] == engine]
+            row.update(found)
+            return row["state"] == state and self._running(engine) == (state == "READY")
+
+        self.portal.wait_for(arrived, 60, f"{state} after a death at {step}; it is {row.get('state')}")
+        return time.monotonic() - started
+
+    def _kill(self, engine: str) -> None:
+        (processes,) = [ids for name, ids in self._all_that_run().items() if engine[:12] in name]
+        for process_id in processes:
+            os.kill(process_id, signal.SIGKILL)
+
+    def _running(self, engine: str) -> int:
+        """How many of it run. What others run is as it was."""
+        now = self._all_that_run()
+        assert {name: ids for name, ids in now.items() if engine[:12] not in name} == self._others
+        return sum(engine[:12] in name for name in now)

@@ -1,0 +1,83 @@
+"""A process of the portal dies at each step of a launch, a sleep, a stop and a failure: soon exactly one engine runs or
+none, as the row says, and nothing else was touched. `make test-attack POINTS=100` does each so many times; without it
+every other one is taken."""
+
+import json
+import os
+
+import pytest
+
+from tests.attack.fail_points import StandIns
+from tests.attack.fail_points.life import Lives, MortalPortal
+
+ROUNDS = int(os.environ.get("POINTS", "0"))
+MOVE = "engines.lifecycle move"
+PROCESS = "engines.launchers.process ProcessLauncher"
+FOLDER = "engines.launchers.engine_directory EngineDirectory"
+
+LAUNCH = [
+    "engines.lifecycle place before",
+    "engines.lifecycle place after",
+    f"{MOVE}>starting before",
+    f"{MOVE}>starting after",
+    f"{PROCESS}.start before",
+    f"{FOLDER}.write_meta before",
+    f"{FOLDER}.write_meta after",
+    f"{PROCESS}._launch after",
+    f"{PROCESS}.start after",
+    f"{MOVE}>loading before",
+    f"{MOVE}>loading after",
+    f"{PROCESS}.poll after",
+    "engines.checking _became_ready before",
+    f"{MOVE}>ready before",
+    f"{MOVE}>ready after",
+]
+STOP = [
+    f"{MOVE}>stopping before",
+    f"{MOVE}>stopping after",
+    "engines.ending _end before",
+    f"{PROCESS}.stop before",
+    f"{PROCESS}._ask_to_end before",
+    f"{PROCESS}._ask_to_end after",
+    f"{PROCESS}._put_away before",
+    f"{FOLDER}.remove before",
+    f"{FOLDER}.remove after",
+    f"{PROCESS}.stop after",
+    "engines.lifecycle stopped before",
+    "engines.lifecycle stopped after",
+]
+SLEEP = [
+    f"{MOVE}>asleep before",
+    f"{MOVE}>asleep after",
+    f"{MOVE}>queued before",
+    "engines.ending _end before",
+    f"{MOVE}>queued after",
+]
+FAILURE = [
+    "engines.ending finish_failing before",
+    "engines.lifecycle failed before",
+    "engines.lifecycle failed after",
+]
+
+
+@pytest.fixture
+def portal(tmp_path):
+    portal = MortalPortal(
+        tmp_path, launcher="simulator", stop_engines_on_exit="true", reconcile_seconds=0.5,
+        simulator_args="--simulate-start-seconds=0.5",
+    )  # fmt: skip
+    yield portal.start()
+    portal.stop()
+
+
+@pytest.mark.parametrize(
+    ("within", "steps"), [("launch", LAUNCH), ("sleep", SLEEP), ("stop", STOP), ("failure", FAILURE)]
+)
+def test_nothing_is_left_and_nothing_else_is_touched(portal, within, steps):
+    alice = portal.admin().add_user("alice", "correct horse")
+    lives = Lives(portal, alice, StandIns(portal).processes)
+    for _ in range(ROUNDS or 1):
+        for step in steps if ROUNDS else steps[::2]:
+            lives.go(step, within)
+    print(json.dumps(lives.took, indent=1))
+    assert lives.nothing_else_was_touched()

@@ -1,0 +1,30 @@
+// What each page can do beyond its HTML: light or dark by a button, and buttons that copy what stands before them.
+
+const root = document.documentElement;
+const systemIsDark = window.matchMedia("(prefers-color-scheme: dark)");
+
+// The choice is a cookie, so that the server writes it into the page: no flash, no inline script. Choosing what the
+// system has is no choice: then the page follows the system again.
+document.querySelector("[data-theme-switch]").addEventListener("click", () => {
+  const system = systemIsDark.matches ? "dark" : "light";
+  const chosen = (root.dataset.theme || system) === "dark" ? "light" : "dark";
+  const follows = chosen === system;
+  if (follows) delete root.dataset.theme;
+  else root.dataset.theme = chosen;
+  document.cookie = `theme=${follows ? "" : chosen}; path=/; max-age=${follows ? 0 : 31536000}; samesite=lax`;
+});
+
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-copy-from]");
+  if (!button) return;
+  const words = button.textContent;
+  try {
+    await navigator.clipboard.writeText(document.getElementById(button.dataset.copyFrom).textContent);
+    button.textContent = "Copied";
+  } catch {
+    // Without https there is no clipboard for scripts: what is to be copied is marked for the person to copy.
+    window.getSelection().selectAllChildren(document.getElementById(button.dataset.copyFrom));
+    button.textContent = "Marked: press Ctrl-C";
+  }
+  setTimeout(() => (button.textContent = words), 2000);
+});
