@@ -12,6 +12,8 @@ from engines.models import Gpu, GpuLease
 
 logger = logging.getLogger(__name__)
 
+_SPARE = 0.08
+"""Of a GPU's memory vLLM leaves so much to others, by default."""
 _KEPT = ("index", "name", "memory_bytes", "present", "seen_at", "memory_used_bytes", "utilization_percent",
          "temperature_c", "foreign_memory_bytes")  # fmt: skip
 
@@ -29,7 +31,8 @@ class Found:
     """Of the time of the last moment in which something ran on it."""
     temperature_c: int | None = None
     processes_memory_bytes: int = 0
-    """What programs hold that compute on it; of those whose share the driver hides, all that is used."""
+    """What programs hold that compute on it. Where the driver hides a share, all that is used; it may hide programs
+    altogether (from a container it does), then all that is used if an engine would miss it."""
 
 
 def refresh(now: datetime, look: Callable[[], list[Found] | None]) -> None:
@@ -96,15 +99,17 @@ def _describe(nvml: Any, index: int) -> Found:
     memory, rates = told("nvmlDeviceGetMemoryInfo"), told("nvmlDeviceGetUtilizationRates")
     used = None if memory is None else int(memory.used)
     shares = [process.usedGpuMemory for process in told("nvmlDeviceGetComputeRunningProcesses") or []]
+    total = 0 if memory is None else int(memory.total)
+    hidden = None in shares or (not shares and (used or 0) > _SPARE * total)
     return Found(
         uuid=_text(nvml.nvmlDeviceGetUUID(handle)),
         index=index,
         name=_text(nvml.nvmlDeviceGetName(handle))[:100],
-        memory_bytes=0 if memory is None else int(memory.total),
+        memory_bytes=total,
         memory_used_bytes=used,
         utilization_percent=None if rates is None else int(rates.gpu),
         temperature_c=told("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
-        processes_memory_bytes=(used or 0) if None in shares else sum(shares),
+        processes_memory_bytes=(used or 0) if hidden else sum(shares),
     )
 
 

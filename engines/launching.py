@@ -117,11 +117,12 @@ def _place(engine: Engine) -> bool:
     if not present:
         lifecycle.progress(engine, now, "waiting for the GPUs, which are not seen now: their driver does not answer")
         return False
-    if _others_are_before(engine, len(present)):
+    usable = [gpu for gpu in present if not gpu.is_taken]
+    if _others_are_before(engine, len(usable)):
         lifecycle.progress(engine, now, "waiting for GPUs, behind engines that come first")
         return False
-    free = [gpu for gpu in present if gpu.is_free]
-    chosen = choose(present, free, engine.tensor_parallel_size)
+    free = [gpu for gpu in usable if gpu.is_free]
+    chosen = choose(usable, free, engine.tensor_parallel_size)
     if chosen is None:
         wanted = engine.tensor_parallel_size
         detail = f"waiting for {wanted} free GPU{'s' * (wanted > 1)} ({len(free)} of {len(present)} are free)"
@@ -133,11 +134,11 @@ def _place(engine: Engine) -> bool:
     return lifecycle.place(engine, chosen, now)
 
 
-def _others_are_before(engine: Engine, present: int) -> bool:
+def _others_are_before(engine: Engine, usable: int) -> bool:
     """Nobody overtakes, else many small engines would keep a large one waiting for ever. One that needs more GPUs than
-    there are holds up nobody."""
+    other programs leave holds up nobody."""
     for pk, gpus in Engine.objects.in_line().values_list("pk", "tensor_parallel_size"):
-        if pk == engine.pk or gpus <= present:
+        if pk == engine.pk or gpus <= usable:
             return pk != engine.pk
     return False
 

@@ -22,10 +22,15 @@ def of(engines: Iterable[Engine], now: datetime) -> dict[UUID, Place]:
     if not wanted:
         return {}
     waiting = list(Engine.objects.in_line().values_list("pk", "tensor_parallel_size"))
-    times = _free_from(now)
-    if not times:
+    present = list(Gpu.objects.filter(present=True))
+    if not present:
         return {}  # the GPUs are not known here
-    places = forecast([row for row in waiting if row[1] <= len(times)], times)
+    times = _free_from([gpu for gpu in present if not gpu.is_taken], now)
+    fitting = [row for row in waiting if row[1] <= len(times)]
+    kept_out = [
+        row for row in waiting if len(times) < row[1] <= len(present)
+    ]  # by other programs, and holding up nobody
+    places = forecast([*fitting, *kept_out], times)
     return {pk: place for pk, place in places.items() if pk in wanted}
 
 
@@ -45,7 +50,7 @@ def forecast(waiting: Sequence[tuple[UUID, int]], free_from: Sequence[datetime |
     return found
 
 
-def _free_from(now: datetime) -> list[datetime | None]:
+def _free_from(usable: Iterable[Gpu], now: datetime) -> list[datetime | None]:
     ends = dict(GpuLease.objects.values_list("gpu", "engine__lease_ends_at"))
-    at = [ends.get(gpu.pk, None if gpu.is_taken else now) for gpu in Gpu.objects.filter(present=True)]
+    at = [ends.get(gpu.pk, now) for gpu in usable]
     return [None if end is None else max(end, now) for end in at]

@@ -25,13 +25,12 @@ def chosen(ready: Iterable[Engine], now: datetime) -> list[Engine]:
     minutes = get_config().reclaim_idle_minutes
     if minutes is None:
         return []
-    present = list(Gpu.objects.filter(present=True))
-    first = Engine.objects.in_line().filter(tensor_parallel_size__lte=len(present)).first()
+    usable = sum(not gpu.is_taken for gpu in Gpu.objects.filter(present=True))
+    first = Engine.objects.in_line().filter(tensor_parallel_size__lte=usable).first()
     if first is None:
         return []
     held = dict(GpuLease.objects.filter(gpu__present=True).values_list("engine").annotate(gpus=Count("pk")))
     ending = Engine.objects.filter(pk__in=held, desired=Desired.STOP).values_list("pk", flat=True)
-    usable = sum(not gpu.is_taken for gpu in present)
     free = usable - sum(gpus for engine_id, gpus in held.items() if engine_id not in set(ending))
     by_id = {engine.pk: engine for engine in ready if engine.pk in held and _may_go(engine, now, minutes)}
     idle = [Idle(pk, engine.used_at, held[pk]) for pk, engine in by_id.items()]

@@ -29,6 +29,7 @@ class Driver:
     NVML_ERROR_LIBRARY_NOT_FOUND, NVML_ERROR_DRIVER_NOT_LOADED = 12, 9
     NVML_TEMPERATURE_GPU = 0
     processes = (40 * GIB, 20 * GIB)
+    used = 61 * GIB
 
     def __init__(self, **broken):
         self._broken = broken
@@ -38,7 +39,7 @@ class Driver:
             "nvmlDeviceGetCount": 1,
             "nvmlDeviceGetUUID": b"GPU-a",
             "nvmlDeviceGetName": "NVIDIA H200",
-            "nvmlDeviceGetMemoryInfo": SimpleNamespace(total=141 * GIB, used=61 * GIB),
+            "nvmlDeviceGetMemoryInfo": SimpleNamespace(total=141 * GIB, used=self.used),
             "nvmlDeviceGetUtilizationRates": SimpleNamespace(gpu=87, memory=40),
             "nvmlDeviceGetTemperature": 54,
             "nvmlDeviceGetComputeRunningProcesses": [SimpleNamespace(usedGpuMemory=held) for held in self.processes],
@@ -80,7 +81,9 @@ def test_what_a_gpu_does_not_say_is_not_known(call, field):
     assert found == replace(H200, **{field: None})
 
 
-@pytest.mark.parametrize(("processes", "held"), [((), 0), ((GIB,), GIB), ((GIB, None), 61 * GIB), ((None,), 61 * GIB)])
+@pytest.mark.parametrize(
+    ("processes", "held"), [((), 61 * GIB), ((GIB,), GIB), ((GIB, None), 61 * GIB), ((None,), 61 * GIB)]
+)
 def test_programs_whose_share_is_hidden_may_hold_all_that_is_used(processes, held):
     driver = Driver()
     driver.processes = processes
@@ -88,9 +91,12 @@ def test_programs_whose_share_is_hidden_may_hold_all_that_is_used(processes, hel
     assert found.processes_memory_bytes == held
 
 
-def test_a_gpu_that_tells_nothing_of_its_programs_has_none():
-    (found,) = gpus.look(Driver(nvmlDeviceGetComputeRunningProcesses=3))
-    assert found.processes_memory_bytes == 0
+@pytest.mark.parametrize(("used", "held"), [(11 * GIB, 0), (12 * GIB, 12 * GIB)])
+def test_a_gpu_that_tells_nothing_of_its_programs_has_some_if_much_is_used(used, held):
+    driver = Driver(nvmlDeviceGetComputeRunningProcesses=3)
+    driver.used = used
+    (found,) = gpus.look(driver)
+    assert found.processes_memory_bytes == held
 
 
 def test_the_real_library_can_be_asked():
@@ -149,6 +155,38 @@ class TestOtherPrograms:
         gpus.refresh(NOW, lambda: [replace(H200, processes_memory_bytes=0), other])
         launching.launch(second.pk)
         assert [lease.gpu.uuid for lease in second.gpu_leases.all()] == ["GPU-a"]
+
+    def test_who_needs_it_holds_up_nobody(self, engine_in, fake):
+        other = replace(H200, uuid="GPU-b", index=1, processes_memory_bytes=0)
+        gpus.refresh(NOW, lambda: [H200, other])
+        large = engine_in(State.QUEUED, device="cuda", tensor_parallel_size=2)
+        small, late = (engine_in(State.QUEUED, device="cuda") for _ in range(2))
+        places = queueing.of([large, small, late], NOW)
+        assert [places[engine.pk] for engine in (small, late, large)] == [(1, NOW), (2, None), (3, None)]
+        for engine in (large, small):
+            launching.launch(engine.pk)
+        large.refresh_from_db()
+        assert large.detail == (
+            "waiting for 2 free GPUs (1 of 2 are free); programs that are no engines hold memory of GPU 0"
+        )
+        assert [lease.gpu.uuid for lease in small.gpu_leases.all()] == ["GPU-b"]
+
+    def test_all_being_taken_those_who_wait_keep_their_places(self, engine_in):
+        gpus.refresh(NOW, lambda: [H200])
+        waiting = [engine_in(State.QUEUED, device="cuda") for _ in range(2)]
+        assert sorted(queueing.of(waiting, NOW).values()) == [(1, None), (2, None)]
+
+    def test_idle_engines_make_room_for_who_can_use_it(self, engine_in, setting):
+        setting(reclaim_idle_minutes=1)
+        other = replace(H200, uuid="GPU-b", index=1, processes_memory_bytes=0)
+        gpus.refresh(NOW, lambda: [H200, other])
+        idle = engine_in(State.READY, device="cuda")
+        GpuLease.objects.create(gpu=Gpu.objects.get(uuid="GPU-b"), engine=idle)
+        Engine.objects.update(used_at=NOW)
+        idle.refresh_from_db()
+        engine_in(State.QUEUED, device="cuda", tensor_parallel_size=2)
+        engine_in(State.QUEUED, device="cuda")
+        assert reclaiming.chosen([idle], NOW + timedelta(hours=1)) == [idle]
 
     def test_idle_engines_do_not_give_way_for_it(self, engine_in, setting):
         """Both GPUs are wanted, and one of them cannot be had: to stop the engine on the other would help nobody."""
