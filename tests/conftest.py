@@ -4,6 +4,7 @@ PORTAL_DATABASE_URL names."""
 import atexit
 import os
 import shutil
+import signal
 import tempfile
 import time
 from pathlib import Path
@@ -24,6 +25,9 @@ os.environ |= {
     "PORTAL_HF_CHECK": "false",
     "PORTAL_USAGE_BACKLOG_SECONDS": "0",  # no worker runs beside the tests
 }
+
+# A shell that put the tests into its background had them ignore Ctrl-C, and every process that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 django.setup()  # before the conftest files of the folders below, which import models
 # Processes that pytest-xdist starts inherit the environment: with this they would read the settings before this file.
