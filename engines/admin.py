@@ -59,7 +59,7 @@ class EngineAdmin(ReadOnly, ModelAdmin):
             "Asked for",
             {
                 "fields": (
-                    "model", "max_model_len", "tensor_parallel_size", "seed", "tokenizer", "quantization",
+                    "model", "revision", "max_model_len", "tensor_parallel_size", "seed", "tokenizer", "quantization",
                     "hf_account",
                 )
             },

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from vllm_portal.errors import FieldError, Unavailable
 
@@ -24,6 +24,22 @@ LARGEST_CONFIG = 1 << 20
 """A config.json above a mebibyte is none."""
 
 
+class Wanted(NamedTuple):
+    """A repository, and a branch, tag or commit of it; "": its main branch."""
+
+    name: str
+    revision: str = ""
+
+
+@dataclass(frozen=True)
+class Told:
+    """`account`: the name of the token's, "" without a token. `commits`: of the repositories, by field. What the hub
+    does not tell is "" or missing."""
+
+    account: str
+    commits: Mapping[str, str]
+
+
 @dataclass(frozen=True)
 class Repository:
     """What the hub says of a model's files. `config`: what config.json holds, None where there is none; `parameters`:
@@ -35,31 +51,33 @@ class Repository:
     parameters: Mapping[str, int]
 
 
-def check(repositories: Mapping[str, str], token: str, endpoint: str, timeout_s: float) -> str:
-    """The name of the token's account; "" without a token, or where the hub does not tell.
-
-    `repositories` maps a field of the request to the repository that it names. Raises FieldError for a token that the
-    hub does not know, a model that is not there, and one that the token may not read. Takes `timeout_s` at most.
+def check(repositories: Mapping[str, Wanted], token: str, endpoint: str, timeout_s: float) -> Told:
+    """`repositories` maps a field of the request to the repository that it names. Raises FieldError for a token that
+    the hub does not know, a model or revision that is not there, and a model that the token may not read. Takes
+    `timeout_s` at most.
     """
     asker = _Asker(endpoint, token, timeout_s)
     pool = ThreadPoolExecutor(len(repositories) + 1, "hub")
     try:
         account = pool.submit(asker.account)
-        models = {field: pool.submit(asker.model_problem, field, name) for field, name in repositories.items()}
+        models = {field: pool.submit(asker.commit, field, wanted) for field, wanted in repositories.items()}
         wait_for([account, *models.values()], timeout=timeout_s)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
     name = _outcome(account)
     if isinstance(name, FieldError):
         raise name
-    for model in models.values():
-        problem = _outcome(model)
-        if isinstance(problem, FieldError):
-            raise problem
-    return name if isinstance(name, str) else ""
+    commits = {}
+    for field, model in models.items():
+        commit = _outcome(model)
+        if isinstance(commit, FieldError):
+            raise commit
+        if isinstance(commit, str):
+            commits[field] = commit
+    return Told(name if isinstance(name, str) else "", commits)
 
 
-def read(field: str, name: str, token: str, endpoint: str, timeout_s: float) -> Repository:
+def read(field: str, wanted: Wanted, token: str, endpoint: str, timeout_s: float) -> Repository:
     """A model's config.json and the sizes of its files. Takes `timeout_s` at most.
 
     Raises FieldError as `check` does, and Unavailable where the hub is away, too slow, or does not tell.
@@ -67,7 +85,7 @@ def read(field: str, name: str, token: str, endpoint: str, timeout_s: float) -> 
     asker = _Asker(endpoint, token, timeout_s)
     pool = ThreadPoolExecutor(1, "hub")
     try:
-        reading = pool.submit(asker.repository, field, name)
+        reading = pool.submit(asker.repository, field, wanted)
         wait_for([reading], timeout=timeout_s)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
@@ -75,7 +93,9 @@ def read(field: str, name: str, token: str, endpoint: str, timeout_s: float) -> 
     if isinstance(found, FieldError):
         raise found
     if not isinstance(found, Repository):
-        raise Unavailable(f"The Hugging Face hub does not tell about {name} now; try again later.", retry_after_s=30)
+        raise Unavailable(
+            f"The Hugging Face hub does not tell about {wanted.name} now; try again later.", retry_after_s=30
+        )
     return found
 
 
@@ -112,28 +132,34 @@ class _Asker:
         name = answer.get("name") if isinstance(answer, dict) else None
         return name[:100] if isinstance(name, str) else ""
 
-    def model_problem(self, field: str, name: str) -> FieldError | None:
+    def commit(self, field: str, wanted: Wanted) -> str | FieldError | None:
         """None: it is there and may be read, or nobody knows."""
         try:
-            info = self._api.model_info(name, token=self._token, timeout=self._timeout_s)
+            info = self._info(wanted)
             if info.gated:  # its card is for everyone, its files are not
-                self._api.auth_check(name, token=self._token)
+                self._api.auth_check(wanted.name, token=self._token)
         except OSError as error:  # what the library raises for an answer that is no 200
-            return self._explain(error, field, name)
-        return None
+            return self._explain(error, field, wanted)
+        return info.sha
 
-    def repository(self, field: str, name: str) -> Repository | FieldError | None:
+    def repository(self, field: str, wanted: Wanted) -> Repository | FieldError | None:
         """None: nobody knows."""
         try:
-            info = self._api.model_info(name, token=self._token, timeout=self._timeout_s, files_metadata=True)
+            info = self._info(wanted, files_metadata=True)
             sizes = {file.rfilename: file.size for file in info.siblings or () if isinstance(file.size, int)}
             named = {file.rfilename for file in info.siblings or ()}
             commit = info.sha or "main"
-            config = self._config(name, commit) if "config.json" in named else None
+            config = self._config(wanted.name, commit) if "config.json" in named else None
         except OSError as error:
-            return self._explain(error, field, name)
+            return self._explain(error, field, wanted)
         parameters = info.safetensors.parameters if info.safetensors else {}
         return Repository(commit, config, sizes, dict(parameters))
+
+    def _info(self, wanted: Wanted, **options: bool) -> Any:
+        revision = wanted.revision or None
+        return self._api.model_info(
+            wanted.name, revision=revision, token=self._token, timeout=self._timeout_s, **options
+        )
 
     def _config(self, name: str, commit: str) -> bytes:
         from huggingface_hub import hf_hub_url
@@ -151,13 +177,24 @@ class _Asker:
                     break
         return content
 
-    def _explain(self, error: OSError, field: str, name: str) -> FieldError | None:
-        from huggingface_hub.errors import DisabledRepoError, GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+    def _explain(self, error: OSError, field: str, wanted: Wanted) -> FieldError | None:
+        from huggingface_hub.errors import (
+            DisabledRepoError,
+            GatedRepoError,
+            HfHubHTTPError,
+            RepositoryNotFoundError,
+            RevisionNotFoundError,
+        )
 
+        name = wanted.name
         if isinstance(error, GatedRepoError):
             who = "this token's account has no access to it" if self._token else "it needs a token"
             return FieldError(
                 TOKEN_FIELD, f"{name} is gated and {who}: ask for access on the model's page, then send that token."
+            )
+        if isinstance(error, RevisionNotFoundError):
+            return FieldError(
+                "REVISION", f"{name} has no revision {wanted.revision}: name a branch, a tag or a commit of it."
             )
         if isinstance(error, RepositoryNotFoundError):
             hidden = "this token may not see it" if self._token else "it is private and needs a token"

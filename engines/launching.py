@@ -51,11 +51,8 @@ def launch_spec(engine: Engine) -> LaunchSpec:
     options = EngineOptions(
         model=engine.model,
         served_names=(engine.model, engine.name),
-        max_model_len=engine.max_model_len,
-        tensor_parallel_size=engine.tensor_parallel_size,
-        seed=engine.seed,
-        tokenizer=engine.tokenizer,
-        quantization=engine.quantization,
+        tokenizer_revision=engine.tokenizer_revision,
+        **engine.options,
     )
     host = HostOptions(
         device=engine.device,

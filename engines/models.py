@@ -1,6 +1,7 @@
 """Engines, what happened to them, and the GPUs they hold. `engines.lifecycle` alone writes `Engine.state`."""
 
 import uuid
+from typing import Any
 
 from django.conf import settings
 from django.db import models
@@ -85,6 +86,10 @@ class Engine(models.Model):
 
     # What was asked for. None or "" means: vLLM decides.
     model = models.CharField(max_length=300)
+    revision = models.CharField(
+        max_length=100, blank=True, help_text="The commit of the model's repository, so that it stays what it was."
+    )
+    tokenizer_revision = models.CharField(max_length=100, blank=True, editable=False)
     max_model_len = models.PositiveIntegerField(null=True, blank=True)
     tensor_parallel_size = models.PositiveSmallIntegerField(default=1)
     seed = models.BigIntegerField(null=True, blank=True)
@@ -147,12 +152,19 @@ class Engine(models.Model):
 
     objects = EngineQuerySet.as_manager()
 
+    OPTIONS = ("revision", "max_model_len", "tensor_parallel_size", "seed", "tokenizer", "quantization")
+    """Of those fields that say what vLLM is to do; another engine with the same model and these is the same."""
+
     class Meta:
         ordering = ["-created_at"]
         indexes = [models.Index(fields=["state"])]
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.OPTIONS}
 
     @property
     def public_container_id(self) -> str:

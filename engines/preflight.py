@@ -4,13 +4,16 @@ Order: what costs nothing first, the hub last.
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from engines import hub
+from engines import hub, hub_cache
+from engines.fit.flags import read_flags
 from engines.launchers.choice import chosen_name
+from engines.launchers.container_config import cache_folder
 from engines.models import Gpu
-from engines.vllm_command import MAX_MODEL_LEN, MAX_SEED, QUANTIZATION, is_model_name
+from engines.vllm_command import MAX_MODEL_LEN, MAX_SEED, QUANTIZATION, is_model_name, is_revision
 from engines.waiting import release_database
 from vllm_portal.config import get_config
 from vllm_portal.errors import FieldError
@@ -25,6 +28,7 @@ class Order:
 
     model: str
     hf_token: str = ""
+    revision: str = ""
     max_model_len: int | None = None
     tensor_parallel_size: int = 1
     seed: int | None = None
@@ -40,10 +44,13 @@ class Order:
 
 @dataclass(frozen=True)
 class Checked:
-    """What the checks found out: paths without symbolic links, what will run it, and whose token it is."""
+    """What the checks found out: paths without symbolic links, what will run it, whose token it is, and the commits
+    that its repositories are fixed to: decision 0023."""
 
     model: str
+    revision: str
     tokenizer: str
+    tokenizer_revision: str
     launcher: str
     device: str
     image: str
@@ -54,11 +61,18 @@ def check(order: Order) -> Checked:
     """Raises FieldError. Asks the hub, so it takes up to hf_check_timeout_s; holds no database connection then."""
     checked = check_form(order)
     _check_parallel_size(order.tensor_parallel_size, checked.device)
-    return replace(checked, hf_account=_ask_hub(checked.model, checked.tokenizer, order.hf_token))
+    told = _ask_hub(checked, order.hf_token)
+    return replace(
+        checked,
+        hf_account=told.account,
+        revision=told.commits.get("Model", checked.revision),
+        tokenizer_revision=told.commits.get("TOKENIZER", checked.tokenizer_revision),
+    )
 
 
 def check_form(order: Order) -> Checked:
-    """What can be said without a look at GPUs and hub; no account yet. Raises FieldError."""
+    """What can be said without a look at GPUs and hub: no account yet, and the revision as it was asked for. Raises
+    FieldError."""
     config = get_config()
     launcher = chosen_name()
     device = "cpu" if launcher == "simulator" else config.device
@@ -66,6 +80,7 @@ def check_form(order: Order) -> Checked:
         raise FieldError("Model", "This field is required.")
     model = _repository_or_folder("Model", order.model)
     tokenizer = _repository_or_folder("TOKENIZER", order.tokenizer) if order.tokenizer else ""
+    tokenizer_revision = "main" if tokenizer and not tokenizer.startswith("/") else ""
     _check_tokenizer_is_mounted(launcher, model, tokenizer)
     _check_range("MAX_MODEL_LEN", order.max_model_len, 1, MAX_MODEL_LEN)
     _check_range("SEED", order.seed, 0, MAX_SEED)
@@ -76,7 +91,9 @@ def check_form(order: Order) -> Checked:
         raise FieldError(hub.TOKEN_FIELD, "A token has no spaces and no special characters, and is not that long.")
     return Checked(
         model=model,
+        revision=_revision(model, order.revision),
         tokenizer=tokenizer,
+        tokenizer_revision=tokenizer_revision,
         launcher=launcher,
         device=device,
         image=config.docker_image if launcher == "docker" else "",
@@ -90,6 +107,15 @@ def _repository_or_folder(field: str, text: str) -> str:
     if not is_model_name(text):
         raise FieldError(field, "This is no name of a model on Hugging Face; names look like owner/name.")
     return text
+
+
+def _revision(model: str, asked: str) -> str:
+    """As the operator fixed it for all engines, else as asked for; "": main."""
+    if asked and model.startswith("/"):
+        raise FieldError("REVISION", "A folder has no revisions; leave it out.")
+    if asked and not is_revision(asked):
+        raise FieldError("REVISION", "This is no name of a branch, a tag or a commit.")
+    return "" if model.startswith("/") else read_flags(get_config().engine_extra_args).revision or asked
 
 
 def _folder(field: str, text: str) -> str:
@@ -139,13 +165,26 @@ def _check_parallel_size(size: int, device: str) -> None:
         raise FieldError(field, f"There {'is 1 GPU' if present == 1 else f'are {present} GPUs'} here.")
 
 
-def _ask_hub(model: str, tokenizer: str, token: str) -> str:
+def _ask_hub(checked: Checked, token: str) -> hub.Told:
+    """Where the hub may not be asked or does not tell, the commits are those of the cache: vLLM would take these."""
     config = get_config()
-    if not config.hf_check or config.hf_offline:
-        return ""
-    named = {"Model": model, "TOKENIZER": tokenizer}
-    repositories = {field: name for field, name in named.items() if name and not name.startswith("/")}
-    if not repositories and not token:
-        return ""
-    release_database()
-    return hub.check(repositories, token, config.hf_endpoint, config.hf_check_timeout_s)
+    wanted = {
+        "Model": hub.Wanted(checked.model, checked.revision),
+        "TOKENIZER": hub.Wanted(checked.tokenizer, checked.tokenizer_revision),
+    }
+    repositories = {field: one for field, one in wanted.items() if one.name and not one.name.startswith("/")}
+    told = hub.Told("", {})
+    if not config.hf_check and not config.hf_offline:
+        return told  # the hub may have something newer than the cache
+    if (repositories or token) and not config.hf_offline:
+        release_database()
+        told = hub.check(repositories, token, config.hf_endpoint, config.hf_check_timeout_s)
+    return replace(told, commits={**_cached(repositories), **told.commits})
+
+
+def _cached(repositories: Mapping[str, hub.Wanted]) -> dict[str, str]:
+    cache = cache_folder(get_config().hf_cache_dir)
+    if cache is None:
+        return {}
+    commits = {field: hub_cache.commit_of(cache, *wanted) for field, wanted in repositories.items()}
+    return {field: commit for field, commit in commits.items() if commit}

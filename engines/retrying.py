@@ -28,11 +28,7 @@ def form(engine: Engine, given: dict[str, Any]) -> dict[str, Any]:
     """What `POST /api/v1/engines` would take to start it once more: its options, changed by what its diagnosis says,
     changed by `given`. The model stays. Raises FieldError where its token is needed and no longer kept."""
     same = {
-        "max_model_len": engine.max_model_len,
-        "tensor_parallel_size": engine.tensor_parallel_size,
-        "seed": engine.seed,
-        "tokenizer": engine.tokenizer,
-        "quantization": engine.quantization,
+        **engine.options,
         "shared": engine.shared,
         "lease_hours": engine.lease_hours,
         "idle_minutes": engine.idle_minutes,

@@ -47,6 +47,10 @@ class StartSerializer(OnBehalfSerializer):
         help_text="Name on Hugging Face, such as facebook/opt-125m, or a folder that an admin allows. Required.",
     )
     MODEL = OptionalTextField(trim_whitespace=False, max_length=300, help_text="The same as Model.")
+    REVISION = OptionalTextField(
+        unset=("auto", "None"), trim_whitespace=False, max_length=100,
+        help_text="Branch, tag or commit of the model's repository. Missing: main, as it is now.",
+    )  # fmt: skip
     MAX_MODEL_LEN = LenientIntegerField(
         required=False, allow_null=True, default=None, min_value=1, max_value=MAX_MODEL_LEN,
         help_text="Longest request in tokens. Missing: the model's own.",
@@ -79,6 +83,7 @@ class StartSerializer(OnBehalfSerializer):
         return Order(
             model=given["Model"] or given["MODEL"],
             hf_token=given["HUGGING_FACE_HUB_TOKEN"] or "",
+            revision=given["REVISION"] or "",
             max_model_len=given["MAX_MODEL_LEN"],
             tensor_parallel_size=given["TENSOR_PARALLEL_SIZE"] or 1,
             seed=given["SEED"],

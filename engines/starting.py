@@ -45,16 +45,12 @@ def start(owner: User, order: Order, made: Callable[[Engine], None] = lambda eng
 
 
 def start_again(engine: Engine, owner: User) -> Engine:
-    """A new engine with the same options. An engine that has ended has forgotten its Hugging Face token, and so starts
-    without. Raises as `start`."""
+    """A new engine with the same options, of the same commit of its model. An engine that has ended has forgotten its
+    Hugging Face token, and so starts without. Raises as `start`."""
     order = Order(
         model=engine.model,
         hf_token=decrypt(engine.hf_token_encrypted),
-        max_model_len=engine.max_model_len,
-        tensor_parallel_size=engine.tensor_parallel_size,
-        seed=engine.seed,
-        tokenizer=engine.tokenizer,
-        quantization=engine.quantization,
+        **engine.options,
         shared=engine.shared,
         lease_hours=engine.lease_hours,
         idle_minutes=engine.idle_minutes,
@@ -105,6 +101,8 @@ def _make(owner: User, order: Order, checked: Checked, **columns: Any) -> Engine
                     shared=order.shared,
                     hf_account=checked.hf_account,
                     model=checked.model,
+                    revision=checked.revision,
+                    tokenizer_revision=checked.tokenizer_revision,
                     max_model_len=order.max_model_len,
                     tensor_parallel_size=order.tensor_parallel_size,
                     seed=order.seed,

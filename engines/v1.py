@@ -55,6 +55,7 @@ _ENGINE = {
     "endpoint": f"https://portal.example/engines/{_ID}/v1",
     "task": "generate",
     "max_model_len": 1024,
+    "revision": "0e9e39f249a16976918f6564b8830bc894c89659",
     "tensor_parallel_size": 1,
     "seed": None,
     "tokenizer": "",

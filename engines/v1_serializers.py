@@ -56,6 +56,10 @@ class EngineOrderSerializer(OnBehalfSerializer):
         trim_whitespace=False, max_length=300, help_text="Name on Hugging Face, or an allowed folder."
     )
     hugging_face_hub_token = OptionalTextField(unset=("None",), max_length=500, write_only=True)
+    revision = OptionalTextField(
+        unset=("auto", "None"), trim_whitespace=False, max_length=100,
+        help_text="Branch, tag or commit of the model's repository. Missing: main, as it is now.",
+    )  # fmt: skip
     max_model_len = LenientIntegerField(
         required=False, allow_null=True, default=None, min_value=1, max_value=MAX_MODEL_LEN,
         help_text="Longest request in tokens. Missing: the model's own.",
@@ -80,6 +84,7 @@ class EngineOrderSerializer(OnBehalfSerializer):
         return Order(
             model=given["model"],
             hf_token=given["hugging_face_hub_token"] or "",
+            revision=given["revision"] or "",
             max_model_len=given["max_model_len"],
             tensor_parallel_size=given["tensor_parallel_size"] or 1,
             seed=given["seed"],
@@ -177,11 +182,11 @@ class EngineResourceSerializer(serializers.ModelSerializer):
     class Meta:
         model = Engine
         fields = [
-            "id", "name", "model", "state", "state_since", "detail", "cause_code", "cause", "advice", "change", "owner",
-            "shared", "shared_users", "shared_groups", "endpoint", "task", "max_model_len", "tensor_parallel_size",
-            "seed", "tokenizer", "quantization", "launcher", "device", "image", "container_id", "created_at",
-            "ready_at", "ended_at", "timeline", "eta_s", "live", "lease_ends_at", "idle_minutes", "keep_until",
-            "wakes", "idle_since", "idle_stop_at", "queue",
+            "id", "name", "model", "revision", "state", "state_since", "detail", "cause_code", "cause", "advice",
+            "change", "owner", "shared", "shared_users", "shared_groups", "endpoint", "task", "max_model_len",
+            "tensor_parallel_size", "seed", "tokenizer", "quantization", "launcher", "device", "image",
+            "container_id", "created_at", "ready_at", "ended_at", "timeline", "eta_s", "live", "lease_ends_at",
+            "idle_minutes", "keep_until", "wakes", "idle_since", "idle_stop_at", "queue",
         ]  # fmt: skip
 
     def get_max_model_len(self, engine: Engine) -> int | None:

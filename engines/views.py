@@ -20,9 +20,8 @@ from engines.states import FINAL
 from engines.v1_serializers import EngineChangeSerializer, EngineOrderSerializer, ExtensionSerializer, SharingSerializer
 from vllm_portal.errors import CallerError, FieldError
 
-_REPEATED = ("model", "max_model_len", "tensor_parallel_size", "seed", "tokenizer", "quantization", "shared",
-             "lease_hours", "idle_minutes")  # fmt: skip
-_ADVANCED = ("seed", "tokenizer", "quantization", "lease_hours", "idle_minutes")
+_REPEATED = ("model", *Engine.OPTIONS, "shared", "lease_hours", "idle_minutes")
+_ADVANCED = ("revision", "seed", "tokenizer", "quantization", "lease_hours", "idle_minutes")
 _FIELDS = (*_REPEATED, "hugging_face_hub_token")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 # A Hugging Face repository: `name` or `owner/name`. No leading dash or dot, so never a flag nor a path.
 MODEL_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?\Z", re.ASCII)
+REVISION = re.compile(r"[A-Za-z0-9][\w./-]{0,99}\Z", re.ASCII)
 QUANTIZATION = re.compile(r"[A-Za-z][\w-]{0,39}\Z", re.ASCII)
 MAX_MODEL_LEN = 2**27
 MAX_SEED = 2**32 - 1
@@ -23,6 +24,9 @@ class EngineOptions:
     seed: int | None = None
     tokenizer: str = ""
     quantization: str = ""
+    revision: str = ""
+    tokenizer_revision: str = ""
+    """Without it vLLM asks the tokenizer's repository for the model's revision."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,19 @@ def is_model_name(text: str) -> bool:
     return bool(MODEL_NAME.match(text)) and ".." not in text and "--" not in text
 
 
+def is_revision(text: str) -> bool:
+    """Whether text may be a branch, tag or commit of a repository; `..`, flags and absolute paths are not."""
+    return bool(REVISION.match(text)) and ".." not in text
+
+
 def build_argv(options: EngineOptions, host: HostOptions) -> list[str]:
     """The arguments after `vllm serve`: the model first (vLLM wants it so), then flags. Each value is one element,
     so nothing in it can become a second argument. Host, port and key are the launcher's to add."""
     if not is_model_name(options.model) and not Path(options.model).is_absolute():
         raise ValueError(f"not a model name: {options.model!r}")
     argv = [options.model, "--served-model-name", *options.served_names]
+    if options.revision:
+        argv += ["--revision", options.revision]
     if options.max_model_len is not None:
         argv += ["--max-model-len", str(options.max_model_len)]
     argv += ["--tensor-parallel-size", str(options.tensor_parallel_size)]
@@ -56,6 +67,8 @@ def build_argv(options: EngineOptions, host: HostOptions) -> list[str]:
         argv += ["--seed", str(options.seed)]
     if options.tokenizer:
         argv += ["--tokenizer", options.tokenizer]
+    if options.tokenizer_revision:
+        argv += ["--tokenizer-revision", options.tokenizer_revision]
     if options.quantization:
         argv += ["--quantization", options.quantization]
     if host.trust_remote_code:

@@ -61,6 +61,7 @@ def _login(command: Callable[..., argparse.ArgumentParser]) -> None:
 def _engines(command: Callable[..., argparse.ArgumentParser]) -> None:
     made = command("launch", engines.launch, "Starts an engine for a model and prints the engine's name.")
     made.add_argument("model", metavar="MODEL", help="as on Hugging Face, such as facebook/opt-125m")
+    made.add_argument("--revision", metavar="NAME", help="branch, tag or commit of the model; main, as it is now")
     made.add_argument("--max-model-len", type=_count, metavar="TOKENS", help="longest request; the model's own")
     made.add_argument("--tensor-parallel-size", type=_count, metavar="GPUS")
     made.add_argument("--seed", type=int)

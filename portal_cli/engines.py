@@ -26,8 +26,8 @@ Engine = dict[str, Any]
 def launch(given: Namespace, screen: Screen) -> None:
     portal = Portal(find(given))
     names = (
-        "model", "max_model_len", "tensor_parallel_size", "seed", "quantization", "tokenizer", "lease_hours",
-        "idle_minutes",
+        "model", "revision", "max_model_len", "tensor_parallel_size", "seed", "quantization", "tokenizer",
+        "lease_hours", "idle_minutes",
     )  # fmt: skip
     wish = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
     if given.hf_token:

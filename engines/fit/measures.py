@@ -1,6 +1,7 @@
 """What was measured at earlier starts: one row for each kind of start, which the latest start of that kind keeps."""
 
 import hashlib
+from collections.abc import Collection
 from datetime import datetime
 
 from engines.fit.budget import Start
@@ -35,9 +36,9 @@ def record(engine: Engine, log: str, now: datetime) -> None:
     StartMeasure.objects.update_or_create(key=key, defaults=values, create_defaults={**kind, **values})
 
 
-def starts_of(model: str, image: str, flags: MemoryFlags) -> list[Start]:
-    """Those of this model, revision, image and flags; the latest first."""
-    rows = StartMeasure.objects.filter(model=model, revision=flags.revision, image=image, flags=flags.text)
+def starts_of(model: str, revisions: Collection[str], image: str, flags: MemoryFlags) -> list[Start]:
+    """Those of this model at one of these revisions, image and flags; the latest first."""
+    rows = StartMeasure.objects.filter(model=model, revision__in=revisions, image=image, flags=flags.text)
     return [
         Start(
             Measured(row.weights_bytes, row.cache_bytes, row.cache_tokens, row.max_model_len, row.concurrency),
@@ -59,7 +60,7 @@ def _kind_of(engine: Engine) -> dict[str, str | int]:
     lease = engine.gpu_leases.select_related("gpu").order_by("gpu__memory_bytes", "gpu__index").first()
     return {
         "model": engine.model,
-        "revision": flags.revision,
+        "revision": engine.revision or flags.revision,
         "image": engine.image,
         "device": engine.device,
         "gpu_name": lease.gpu.name if lease else "",

@@ -62,7 +62,8 @@ def ask(order: Order, kv_cache_dtype: str = "auto", given: Sequence[Place] = ())
     config = get_config()
     flags = read_flags(config.engine_extra_args)
     host = Host(flags, config.cpu_kv_cache_gib * GIB)
-    model = Model(shape, description.weights, measures.starts_of(checked.model, checked.image, flags))
+    revisions = {checked.revision, description.commit}
+    model = Model(shape, description.weights, measures.starts_of(checked.model, revisions, checked.image, flags))
     wish = Wish(order.max_model_len, order.tensor_parallel_size, order.quantization, kv_cache_dtype)
     places = list(given) or _places(checked)
     verdicts = [judge(model, wish, place, host) for place in places]
@@ -95,13 +96,15 @@ def _describe(checked: Checked, token: str) -> Description:
         if config.hf_check and not config.hf_offline:
             release_database()
             try:
-                found = hub.read("Model", name, token, config.hf_endpoint, config.hf_check_timeout_s)
+                found = hub.read(
+                    "Model", hub.Wanted(name, checked.revision), token, config.hf_endpoint, config.hf_check_timeout_s
+                )
             except Unavailable:
-                if cache is None or (cached := source.from_cache(cache, name)) is None:
+                if cache is None or (cached := source.from_cache(cache, name, checked.revision)) is None:
                     raise
                 return cached
             return source.from_hub(found)
-        if cache is not None and (cached := source.from_cache(cache, name)) is not None:
+        if cache is not None and (cached := source.from_cache(cache, name, checked.revision)) is not None:
             return cached
     except Unreadable as error:
         raise FieldError("Model", str(error)) from None

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engines import contained, hub_cache
 from engines.fit.weights import Weights
 from engines.hub import LARGEST_CONFIG, Repository
 
@@ -40,20 +41,18 @@ class Description:
 def from_folder(folder: Path, commit: str = "") -> Description:
     """Raises Unreadable."""
     inside = folder.resolve().parent.parent if commit else folder.resolve()
-    content = _read(folder / CONFIG, inside, LARGEST_CONFIG)
+    content = contained.read(folder / CONFIG, inside, LARGEST_CONFIG)
     if content is None:
         raise Unreadable("It has no config.json that can be read.")
     return Description(_parse(content), _weights_of_folder(folder, inside), commit)
 
 
-def from_cache(cache: Path, name: str) -> Description | None:
-    """Of `main`, as it was downloaded last. None: the cache does not have it. Raises Unreadable."""
-    repository = cache / "hub" / f"models--{name.replace('/', '--')}"
-    ref = _read(repository / "refs" / "main", repository, 100)
-    commit = ref.decode("ascii", "replace").strip() if ref else ""
-    if not commit.isalnum():
+def from_cache(cache: Path, name: str, revision: str = "") -> Description | None:
+    """None: the cache does not have that revision. Raises Unreadable."""
+    commit = hub_cache.commit_of(cache, name, revision)
+    if not commit:
         return None
-    snapshot = repository / "snapshots" / commit
+    snapshot = hub_cache.snapshot(cache, name, commit)
     return from_folder(snapshot, commit) if (snapshot / CONFIG).is_file() else None
 
 
@@ -96,7 +95,7 @@ def _sizes(folder: Path, inside: Path) -> dict[str, int]:
         for number, path in enumerate(folder.iterdir()):
             if number >= MOST_FILES:
                 break
-            if path.suffix in (".safetensors", ".bin", ".pt", ".pth") and _is_inside(path, inside):
+            if path.suffix in (".safetensors", ".bin", ".pt", ".pth") and contained.is_inside(path, inside):
                 found[path.name] = path.stat().st_size
     except OSError:
         return {}
@@ -105,7 +104,7 @@ def _sizes(folder: Path, inside: Path) -> dict[str, int]:
 
 def _index(folder: Path, inside: Path) -> tuple[set[str], int] | None:
     """(the files that it names, the bytes of the weights or 0)."""
-    content = _read(folder / INDEX, inside, LARGEST_INDEX)
+    content = contained.read(folder / INDEX, inside, LARGEST_INDEX)
     try:
         index = json.loads(content) if content else None
         names = {name for name in index["weight_map"].values() if isinstance(name, str)} if index else set()
@@ -137,7 +136,7 @@ def _parameters(folder: Path, inside: Path, names: list[str]) -> dict[str, int]:
 
 
 def _header(path: Path, inside: Path, most: int) -> bytes | None:
-    if not _is_inside(path, inside):
+    if not contained.is_inside(path, inside):
         return None
     try:
         with path.open("rb") as file:
@@ -156,25 +155,6 @@ def _count(shape: list[int]) -> int:
         if count > 2**62:
             raise ValueError("no number of weights")
     return count
-
-
-def _read(path: Path, inside: Path, most: int) -> bytes | None:
-    """None: it is not there, no plain file, too large, or leads outside."""
-    if not _is_inside(path, inside):
-        return None
-    try:
-        with path.open("rb") as file:
-            content = file.read(most + 1)
-    except OSError:
-        return None
-    return content if len(content) <= most else None
-
-
-def _is_inside(path: Path, inside: Path) -> bool:
-    try:
-        return path.is_file() and path.resolve().is_relative_to(inside.resolve())
-    except (OSError, RuntimeError):
-        return False
 
 
 def _parse(content: bytes) -> Any:

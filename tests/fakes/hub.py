@@ -3,10 +3,14 @@
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
 
 GOOD_TOKEN = "hf_aliceHasAccess"
 POOR_TOKEN = "hf_bobHasNoAccess"
 COMMIT = "c0ffee" * 6 + "c0ff"
+OLD_COMMIT = "01d" * 13 + "0"
+REVISIONS = {"main": COMMIT, COMMIT: COMMIT, "v1": OLD_COMMIT, "refs/pr/3": OLD_COMMIT, OLD_COMMIT: OLD_COMMIT}
+"""Of each repository."""
 ACCOUNTS = {GOOD_TOKEN: "alice-hf", POOR_TOKEN: "bob-hf"}
 
 
@@ -62,9 +66,13 @@ class FakeHub:
             return (200, {"name": ACCOUNTS[token], "type": "user"}, {}) if token else (401, {}, {})
         if "/resolve/" in path:
             return self.file(*path.removeprefix("/").split("/resolve/"), token)
-        name = path.removeprefix("/api/models/")
+        name, _, revision = path.removeprefix("/api/models/").partition("/revision/")
         wants_files = name.endswith("/auth-check")
-        return self.model(name.removesuffix("/auth-check"), wants_files, token)
+        status, body, headers = self.model(name.removesuffix("/auth-check"), wants_files, token)
+        commit = REVISIONS.get(unquote(revision) or "main")
+        if status == 200 and commit is None:
+            return 404, {"error": f"Invalid rev id: {revision}"}, {"X-Error-Code": "RevisionNotFound"}
+        return status, body | {"sha": commit}, headers
 
     def file(self, name: str, path: str, token: str) -> tuple[int, dict | bytes, dict]:
         status, body, headers = self.model(name, True, token)

@@ -14,7 +14,7 @@ from engines.states import State
 from tests.engines.conftest import NOW
 from tests.engines.fit.published import CONFIGS
 from tests.engines.fit.tiny import CONFIG, write_model
-from tests.fakes.hub import COMMIT, GOOD_TOKEN, FakeHub
+from tests.fakes.hub import COMMIT, GOOD_TOKEN, OLD_COMMIT, FakeHub
 
 pytestmark = pytest.mark.django_db
 
@@ -188,17 +188,17 @@ def test_a_hub_that_is_away_is_said_to_be_for_now(ask, fake_hub, setting):
 
 def test_where_the_hub_is_away_the_cache_answers(ask, fake_hub, setting, tmp_path):
     repository = tmp_path / "hub" / "models--acme--open"
-    write_model(repository / "snapshots" / "abc")
+    write_model(repository / "snapshots" / OLD_COMMIT)
     (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text("abc")
+    (repository / "refs" / "main").write_text(OLD_COMMIT)
     setting(hf_cache_dir=str(tmp_path))
     assert ask({"model": "acme/open"}).json()["commit"] == COMMIT
     fake_hub.trouble = 502
-    assert ask({"model": "acme/open"}).json()["commit"] == "abc"
+    assert ask({"model": "acme/open"}).json()["commit"] == OLD_COMMIT
     fake_hub.trouble = 0
     setting(hf_offline=True)
     asked = len(fake_hub.tokens)
-    assert ask({"model": "acme/open"}).json()["commit"] == "abc"
+    assert ask({"model": "acme/open"}).json()["commit"] == OLD_COMMIT
     assert refusal(ask({"model": "acme/other"})) == (
         "model", "It is not in this machine's cache, and the portal may not ask the Hugging Face hub (hf_offline).",
     )  # fmt: skip

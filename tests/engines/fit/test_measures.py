@@ -84,8 +84,8 @@ def on_gpu(db, engine_in):
     return make
 
 
-def starts(flags=None, model="acme/tiny", image="vllm:1"):
-    return measures.starts_of(model, image, flags or MemoryFlags())
+def starts(flags=None, model="acme/tiny", image="vllm:1", revision=""):
+    return measures.starts_of(model, {revision}, image, flags or MemoryFlags())
 
 
 def test_a_start_is_remembered_with_what_it_was(on_gpu):
@@ -116,8 +116,15 @@ def test_starts_with_other_flags_images_and_models_are_others(on_gpu, setting):
     assert starts(model="acme/other") == starts(image="vllm:2") == starts(MemoryFlags(text="--max-num-seqs=9")) == []
     setting(engine_extra_args=["--max-num-seqs=9", "--gpu-memory-utilization", "0.5", "--revision=v1"])
     measures.record(on_gpu(), GPU_LOG, NOW)
-    (start,) = starts(MemoryFlags(text="--max-num-seqs=9", revision="v1"))
+    (start,) = starts(MemoryFlags(text="--max-num-seqs=9"), revision="v1")
     assert start.utilization == 0.5
+
+
+def test_starts_of_another_commit_are_others(on_gpu):
+    """Branches of one repository may hold weights of different sizes."""
+    measures.record(on_gpu(revision="c0ffee"), GPU_LOG, NOW)
+    assert len(starts(revision="c0ffee")) == 1
+    assert starts() == []
 
 
 def test_the_stand_in_engine_measures_nothing(on_gpu):

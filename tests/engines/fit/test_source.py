@@ -28,10 +28,12 @@ def fake_hub():
 
 @pytest.fixture
 def read(fake_hub):
-    return lambda name="acme/open", token="", timeout_s=10.0: hub.read("Model", name, token, fake_hub.url, timeout_s)
+    return lambda name="acme/open", token="", timeout_s=10.0: hub.read(
+        "Model", hub.Wanted(name), token, fake_hub.url, timeout_s
+    )
 
 
-def cached(root, name="acme/tiny", commit="abc123"):
+def cached(root, name="acme/tiny", commit=COMMIT):
     """A snapshot as huggingface_hub keeps it: links to blobs."""
     repository = root / "hub" / f"models--{name.replace('/', '--')}"
     write_model(repository / "blobs")
@@ -112,7 +114,7 @@ def test_an_index_that_is_none_is_left_out(tmp_path, index):
 def test_the_cache_answers_for_what_was_downloaded(tmp_path):
     cached(tmp_path)
     found = from_cache(tmp_path, "acme/tiny")
-    assert (found.commit, found.weights.count) == ("abc123", PARAMETERS)
+    assert (found.commit, found.weights.count) == (COMMIT, PARAMETERS)
     assert from_cache(tmp_path, "acme/other") is None
 
 

@@ -1,0 +1,28 @@
+"""The Hugging Face cache of this machine: `hub/models--<owner>--<name>/refs/<revision>` names a commit, whose files
+are in `snapshots/<commit>`."""
+
+import re
+from pathlib import Path
+
+from engines import contained
+
+COMMIT = re.compile(r"[0-9a-f]{40}\Z")
+_LONGEST_REF = 100
+
+
+def commit_of(cache: Path, name: str, revision: str = "") -> str:
+    """That of the revision ("": main) when it was downloaded last. "": the cache does not have it."""
+    if COMMIT.match(revision):
+        return revision if snapshot(cache, name, revision).is_dir() else ""
+    repository = _repository(cache, name)
+    ref = contained.read(repository / "refs" / (revision or "main"), repository, _LONGEST_REF)
+    commit = ref.decode("ascii", "replace").strip() if ref else ""
+    return commit if COMMIT.match(commit) else ""
+
+
+def snapshot(cache: Path, name: str, commit: str) -> Path:
+    return _repository(cache, name) / "snapshots" / commit
+
+
+def _repository(cache: Path, name: str) -> Path:
+    return cache / "hub" / f"models--{name.replace('/', '--')}"
