@@ -298,4 +298,4 @@ def test_the_whole_night(portal, gateway, alice, raw_engine, pool, eventually, m
         eventually(lambda: woken(engine))
         rises(engine, raw_engine.port)
         assert asked.result(20).status_code == 200
-        eventually(lambda: len(records()) == engine.generation - 1)
+        eventually(lambda: len(records()) == engine.generation - 1 and not idle._busy())  # it is in the database
