@@ -12,13 +12,14 @@ FLAGS = {"added": ADDITION, "changed": CHANGE, "removed": DELETION}
 SECRET = frozenset({"password"})
 
 
-def note(by: User, about: Model, did: str, **changed: Any) -> None:
-    """`did`: added, changed or removed. Of `changed` what is None was not changed; a password's value is not kept."""
+def note(by: User, about: Model | str, did: str, **changed: Any) -> None:
+    """`about`: a row, or words for what has none. `did`: added, changed or removed. Of `changed` what is None was not
+    changed; a password's value is not kept."""
     given = [name if name in SECRET else f"{name} = {value}" for name, value in changed.items() if value is not None]
     LogEntry.objects.create(
         user=by,
-        content_type=ContentType.objects.get_for_model(about),
-        object_id=about.pk,
+        content_type=ContentType.objects.get_for_model(about) if isinstance(about, Model) else None,
+        object_id=about.pk if isinstance(about, Model) else None,
         object_repr=str(about)[:200],
         action_flag=FLAGS[did],
         change_message=f"{did} through the API{': ' if given else ''}{', '.join(given)}",

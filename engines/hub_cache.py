@@ -24,5 +24,13 @@ def snapshot(cache: Path, name: str, commit: str) -> Path:
     return _repository(cache, name) / "snapshots" / commit
 
 
+def commits(repository: Path) -> list[str]:
+    """Those of which something is there."""
+    try:
+        return sorted(path.name for path in (repository / "snapshots").iterdir() if COMMIT.match(path.name))
+    except OSError:
+        return []
+
+
 def _repository(cache: Path, name: str) -> Path:
     return cache / "hub" / f"models--{name.replace('/', '--')}"

@@ -9,6 +9,7 @@ from engines.api import (
     StartView,
     TerminateView,
 )
+from engines.cached_models_v1 import CachedModelViewSet
 from engines.fit_api import FitView
 from engines.leaving_api import DeleteUserView, RemoveUserView
 from engines.nodes_v1 import NodeViewSet
@@ -21,6 +22,7 @@ _ENGINE = "vllm_request/engines/(?P<engine_id>[0-9a-f-]{36})"
 
 router = Router()
 router.register("engines", EngineViewSet, "v1-engine")
+router.register("cached-models", CachedModelViewSet, "v1-cached-model")
 router.register("nodes", NodeViewSet, "v1-node")
 
 urlpatterns = [

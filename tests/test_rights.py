@@ -113,6 +113,9 @@ ROWS = [
     admins("get", "/api/v1/aliases/{alias}"),
     admins("patch", "/api/v1/aliases/{alias}", {"targets": ["acme/tiny"]}),
     admins("delete", "/api/v1/aliases/{alias}", ok=204),
+    admins("get", "/api/v1/cached-models"),
+    admins("get", "/api/v1/cached-models/{cached}"),
+    admins("delete", "/api/v1/cached-models/{cached}", ok=204),
     admins("get", "/api/v1/users"),
     admins("post", "/api/v1/users", {"username": "carol", "password": "correct horse"}, ok=201),
     admins("get", "/api/v1/users/{alice}"),
@@ -165,6 +168,8 @@ def things(people, monkeypatch, tmp_path):
     )  # fmt: skip
     key, _ = keys.make(alice, {"name": KEY_NAME})
     monkeypatch.setitem(get_config().__dict__, "allowed_model_roots", [tmp_path])
+    monkeypatch.setitem(get_config().__dict__, "hf_cache_dir", str(tmp_path))
+    (tmp_path / "hub" / "models--acme--cached").mkdir(parents=True)
     return {
         "folder": write_model(tmp_path / "tiny"),
         "engine": engine.pk,
@@ -175,6 +180,7 @@ def things(people, monkeypatch, tmp_path):
         "alias": ModelAlias.objects.create(name="another-name", targets=["acme/else"]).pk,
         "alice": alice.pk,
         "node": platform.node(),
+        "cached": "acme--cached",
     }
 
 
@@ -225,7 +231,9 @@ def everything() -> str:
 def test_each_endpoint_has_a_row():
     named = [(row.verb, row.path.replace("{", "<").replace("}", ">")) for row in ROWS]
     assert len(set(named)) == len(named)
-    placeholder = {name: "<id>" for name in ("engine", "conversation", "usage", "key", "alice", "node", "alias")}
+    placeholder = {
+        name: "<id>" for name in ("engine", "conversation", "usage", "key", "alice", "node", "alias", "cached")
+    }
     paths = {(row.verb, row.path.format(**placeholder)) for row in ROWS}
     assert paths == routed() - {("post", "/llm_request")}  # which asks an engine
 

@@ -7,7 +7,10 @@ from django.shortcuts import redirect, render
 from django.urls import path
 from django.views.decorators.http import require_POST, require_safe
 
+from accounts.change_log import note
+from engines import model_cache
 from inference import auditing
+from vllm_portal.errors import CallerError, Conflict
 from vllm_portal.settings_in_force import settings_in_force
 
 
@@ -28,7 +31,33 @@ def audit_now(request: HttpRequest) -> HttpResponse:
     return redirect("admin:index")
 
 
+@require_safe
+def cached_models(request: HttpRequest) -> HttpResponse:
+    context = {**admin.site.each_context(request), "title": "Cached models"}
+    try:
+        context |= {"models": model_cache.listed(), "disk": model_cache.disk()}
+    except Conflict as error:
+        context["problem"] = str(error)
+    return render(request, "admin/cached_models.html", context)
+
+
+@require_POST
+def remove_cached_model(request: HttpRequest) -> HttpResponse:
+    if not request.user.is_admin:
+        raise PermissionDenied
+    try:
+        removed = model_cache.remove(request.POST.get("id", ""))
+    except CallerError as error:
+        messages.error(request, str(error))
+    else:
+        note(request.user, f"cached model {removed.model}", "removed", size_bytes=removed.size_bytes)
+        messages.success(request, f"{removed.model} is out of the cache; it is downloaded when somebody starts it.")
+    return redirect("admin:cached_models")
+
+
 urls = [
     path("settings/", admin.site.admin_view(settings_page), name="settings"),
+    path("cached-models/", admin.site.admin_view(cached_models), name="cached_models"),
+    path("cached-models/remove/", admin.site.admin_view(remove_cached_model), name="remove_cached_model"),
     path("audit/", admin.site.admin_view(audit_now), name="audit_now"),
 ]

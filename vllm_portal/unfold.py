@@ -40,6 +40,7 @@ NAVIGATION = [
             _rows("Model aliases", "label", "inference_modelalias"),
             _rows("GPUs", "developer_board", "engines_gpu"),
             _rows("Leases of GPUs", "lock_clock", "engines_gpulease"),
+            _page("Cached models", "hard_drive", "cached_models"),
             _rows("What starts measured", "straighten", "engines_startmeasure"),
         ],
     },
