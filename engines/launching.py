@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from django.utils import timezone
 
-from engines import ending, hints, lifecycle
+from engines import ending, hints, lifecycle, room
 from engines.diagnosis import Diagnosis, diagnose, one_line
 from engines.errors import StartFailed
 from engines.launchers import choice
@@ -28,8 +28,6 @@ from vllm_portal.errors import OperatorError
 from vllm_portal.secret_keys import portal_id
 
 logger = logging.getLogger(__name__)
-
-GPU_DEVICES = ("cuda", "rocm")
 
 
 class _Overtaken(Exception):
@@ -104,10 +102,26 @@ def _step(engine: Engine) -> bool:
 
 
 def _place(engine: Engine) -> bool:
-    """Leases GPUs where the engine needs some and the machine's are known."""
-    now = timezone.now()
-    if engine.device not in GPU_DEVICES:
+    """Leases GPUs where the engine needs some and the machine's are known, or slots where the CPU's are bounded."""
+    return _place_on_cpu(engine, timezone.now()) if engine.on_cpu else _place_on_gpus(engine, timezone.now())
+
+
+def _place_on_cpu(engine: Engine, now: datetime) -> bool:
+    here = room.of(on_cpu=True)
+    if here is None:
         return lifecycle.place(engine, [], now)
+    if _others_are_before(engine, here.usable):
+        lifecycle.progress(engine, now, "waiting for slots, behind engines that come first")
+        return False
+    free, wanted = room.free_slots(), engine.tensor_parallel_size
+    if len(free) < wanted:
+        detail = f"waiting for {wanted} free slot{'s' * (wanted > 1)} ({len(free)} of {here.usable} are free)"
+        lifecycle.progress(engine, now, detail)
+        return False
+    return lifecycle.place(engine, [], now, free[:wanted])
+
+
+def _place_on_gpus(engine: Engine, now: datetime) -> bool:
     present = list(Gpu.objects.filter(present=True).select_related("lease"))
     if not present and not Gpu.objects.exists():
         return lifecycle.place(engine, [], now)  # whoever starts containers sees the GPUs, and this machine does not
@@ -133,8 +147,8 @@ def _place(engine: Engine) -> bool:
 
 def _others_are_before(engine: Engine, usable: int) -> bool:
     """Nobody overtakes, else many small engines would keep a large one waiting for ever. One that needs more GPUs than
-    other programs leave holds up nobody."""
-    for pk, gpus in Engine.objects.in_line().values_list("pk", "tensor_parallel_size"):
+    other programs leave, or more slots than there are, holds up nobody."""
+    for pk, gpus in Engine.objects.in_line(engine.on_cpu).values_list("pk", "tensor_parallel_size"):
         if pk == engine.pk or gpus <= usable:
             return pk != engine.pk
     return False

@@ -14,7 +14,7 @@ from typing import Any
 from django.db import IntegrityError, transaction
 
 from accounts.models import User
-from engines.models import Engine, EngineEvent, Gpu, GpuLease
+from engines.models import CpuLease, Engine, EngineEvent, Gpu, GpuLease
 from engines.states import ACTIVE, COMING_UP, FINAL, Desired, State, allowed
 from vllm_portal.changes import announce
 from vllm_portal.config import get_config
@@ -69,6 +69,7 @@ def move(
         EngineEvent.objects.create(engine_id=engine.pk, at=now, old_state=before, new_state=new, message=message[:500])
         if new in FINAL or new is State.ASLEEP:
             GpuLease.objects.filter(engine_id=engine.pk).delete()
+            CpuLease.objects.filter(engine_id=engine.pk).delete()
         transaction.on_commit(lambda: announce("engines"))
     for name, value in values.items():
         setattr(engine, name, value)
@@ -76,14 +77,15 @@ def move(
     return True
 
 
-def place(engine: Engine, gpus: list[Gpu], now: datetime) -> bool:
-    """QUEUED -> PLACED with these GPUs leased; its own lease begins. False when the engine moved on or a GPU was just
-    taken."""
+def place(engine: Engine, gpus: list[Gpu], now: datetime, slots: Collection[int] = ()) -> bool:
+    """QUEUED -> PLACED with these GPUs or slots of the CPU leased; its own lease begins. False when the engine moved on
+    or one of them was just taken."""
     try:
         with transaction.atomic():
             GpuLease.objects.bulk_create(GpuLease(gpu=gpu, engine=engine, since=now) for gpu in gpus)
+            CpuLease.objects.bulk_create(CpuLease(slot=slot, engine=engine, since=now) for slot in slots)
             ends_at = None if engine.lease_hours is None else now + timedelta(hours=engine.lease_hours)
-            message = ", ".join(str(gpu) for gpu in gpus)
+            message = ", ".join([*(str(gpu) for gpu in gpus), *(f"slot {slot}" for slot in slots)])
             if not move(engine, State.QUEUED, State.PLACED, now, message, lease_ends_at=ends_at):
                 raise _Overtaken
     except (IntegrityError, _Overtaken):

@@ -39,10 +39,11 @@ class EngineQuerySet(models.QuerySet["Engine"]):
     def serving(self) -> "EngineQuerySet":
         return self.filter(state__in=SERVING)
 
-    def in_line(self) -> "EngineQuerySet":
-        """Those that wait for GPUs, the next one first, with the `priority` of their owners: the highest of their
-        groups', 0 without any. Who waits longest comes first among equals."""
-        waiting = self.filter(state=State.QUEUED, desired=Desired.RUN).exclude(device="cpu")
+    def in_line(self, on_cpu: bool) -> "EngineQuerySet":
+        """Those that wait for GPUs, or for slots of the CPU, the next one first, with the `priority` of their owners:
+        the highest of their groups', 0 without any. Who waits longest comes first among equals."""
+        waiting = self.filter(state=State.QUEUED, desired=Desired.RUN)
+        waiting = waiting.filter(device="cpu") if on_cpu else waiting.exclude(device="cpu")
         return waiting.annotate(priority=Coalesce(Max("owner__groups__priority__value"), 0)).order_by(
             "-priority", "state_since", "created_at", "pk"
         )
@@ -163,6 +164,10 @@ class Engine(models.Model):
         return self.name
 
     @property
+    def on_cpu(self) -> bool:
+        return self.device == "cpu"
+
+    @property
     def options(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.OPTIONS}
 
@@ -247,6 +252,17 @@ class GpuLease(models.Model):
 
     def __str__(self) -> str:
         return f"{self.gpu} held by {self.engine}"
+
+
+class CpuLease(models.Model):
+    """A slot of the CPU held by an engine, where `cpu_slots` bounds them."""
+
+    slot = models.PositiveSmallIntegerField(unique=True, help_text="From 0.")
+    engine = models.ForeignKey(Engine, on_delete=models.CASCADE, related_name="cpu_leases")
+    since = models.DateTimeField(default=timezone.now)
+
+    def __str__(self) -> str:
+        return f"slot {self.slot} held by {self.engine}"
 
 
 class StartMeasure(models.Model):

@@ -9,6 +9,7 @@ from rest_framework.response import Response
 from rest_framework.viewsets import ViewSet
 
 from accounts.models import User
+from engines import room
 from engines.launchers.choice import chosen_name
 from engines.models import Engine, Gpu
 from engines.v1_serializers import NodePageSerializer, NodeSerializer
@@ -32,6 +33,7 @@ _NODE = {
             "engine": "opt-125m-3fa9",
         }
     ],
+    "cpu_slots": None,
     "engines": ["opt-125m-3fa9"],
 }
 
@@ -67,6 +69,7 @@ def _node(user: User) -> dict[str, Any]:
     own = dict(Engine.objects.active().usable_by(user).values_list("pk", "name"))
     gpus = Gpu.objects.filter(present=True).select_related("lease")
     launcher = chosen_name()
+    slots = room.of(on_cpu=True)
     return NodeSerializer(
         {
             "id": platform.node() or "localhost",
@@ -86,6 +89,7 @@ def _node(user: User) -> dict[str, Any]:
                 }
                 for gpu in gpus
             ],
+            "cpu_slots": None if slots is None else {"count": slots.usable, "free": slots.free},
             "engines": sorted(own.values()),
         }
     ).data

@@ -20,6 +20,8 @@ from vllm_portal.errors import FieldError
 
 _TOKEN = re.compile(r"[!-~]{1,500}\Z")
 LONGEST_NAME = 300
+MOST_CPU_WORKERS = 8
+"""Largest tensor-parallel size without a GPU, where `cpu_slots` does not say."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ def _check_range(field: str, value: int | None, least: int, most: int) -> None:
 def _check_parallel_size(size: int, device: str) -> None:
     field = "TENSOR_PARALLEL_SIZE"
     if device == "cpu":
-        slots = get_config().cpu_slots
+        slots = get_config().cpu_slots or MOST_CPU_WORKERS
         if size > slots:
             raise FieldError(field, f"At most {slots} where engines run without GPUs.")
         return

@@ -5,7 +5,9 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
-from engines.models import Engine, Gpu, GpuLease
+from engines import room
+from engines.models import Engine
+from engines.room import Room
 from engines.states import State
 
 
@@ -17,21 +19,23 @@ class Place(NamedTuple):
 
 
 def of(engines: Iterable[Engine], now: datetime) -> dict[UUID, Place]:
-    """Of those of them that wait for GPUs. Three queries, none where nobody waits."""
-    wanted = {engine.pk for engine in engines if engine.state == State.QUEUED and engine.device != "cpu"}
-    if not wanted:
-        return {}
-    waiting = list(Engine.objects.in_line().values_list("pk", "tensor_parallel_size"))
-    present = list(Gpu.objects.filter(present=True))
-    if not present:
-        return {}  # the GPUs are not known here
-    times = _free_from([gpu for gpu in present if not gpu.is_taken], now)
-    fitting = [row for row in waiting if row[1] <= len(times)]
-    kept_out = [
-        row for row in waiting if len(times) < row[1] <= len(present)
-    ]  # by other programs, and holding up nobody
-    places = forecast([*fitting, *kept_out], times)
-    return {pk: place for pk, place in places.items() if pk in wanted}
+    """Of those of them that wait for GPUs, or for slots of the CPU. Three queries for each, none where nobody waits."""
+    waiting = [engine for engine in engines if engine.state == State.QUEUED]
+    found: dict[UUID, Place] = {}
+    for on_cpu in (False, True):
+        wanted = {engine.pk for engine in waiting if engine.on_cpu is on_cpu}
+        here = room.of(on_cpu) if wanted else None
+        if here is not None:
+            found |= {pk: place for pk, place in _places(here, on_cpu, now).items() if pk in wanted}
+    return found
+
+
+def _places(here: Room, on_cpu: bool, now: datetime) -> dict[UUID, Place]:
+    waiting = list(Engine.objects.in_line(on_cpu).values_list("pk", "tensor_parallel_size"))
+    fitting = [row for row in waiting if row[1] <= here.usable]
+    kept_out = [row for row in waiting if here.usable < row[1] <= here.present]  # by other programs; holds up nobody
+    times = [now] * here.free + [None if end is None else max(end, now) for _, end in here.leases]
+    return forecast([*fitting, *kept_out], times)
 
 
 def forecast(waiting: Sequence[tuple[UUID, int]], free_from: Sequence[datetime | None]) -> dict[UUID, Place]:
@@ -48,9 +52,3 @@ def forecast(waiting: Sequence[tuple[UUID, int]], free_from: Sequence[datetime |
             latest = max(filter(None, (*taken, latest)))
         found[pk] = Place(position, latest if known else None)
     return found
-
-
-def _free_from(usable: Iterable[Gpu], now: datetime) -> list[datetime | None]:
-    ends = dict(GpuLease.objects.values_list("gpu", "engine__lease_ends_at"))
-    at = [ends.get(gpu.pk, now) for gpu in usable]
-    return [None if end is None else max(end, now) for end in at]

@@ -1,14 +1,13 @@
-"""Idle engines give way to those who wait for GPUs: the longest idle first, and only as many as are needed."""
+"""Idle engines give way to those who wait for GPUs or slots: the longest idle first, and only as many as are needed."""
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
-from django.db.models import Count
-
-from engines import terms
-from engines.models import Engine, Gpu, GpuLease
+from engines import room, terms
+from engines.models import Engine
 from engines.states import Desired
 from vllm_portal.config import get_config
 
@@ -20,21 +19,27 @@ class Idle(NamedTuple):
 
 
 def chosen(ready: Iterable[Engine], now: datetime) -> list[Engine]:
-    """Of the engines that are ready those to be stopped for the one that is next. A few queries, none where the
+    """Of the engines that are ready those to be stopped for the ones that are next. A few queries, none where the
     settings reclaim nothing."""
     minutes = get_config().reclaim_idle_minutes
     if minutes is None:
         return []
-    usable = sum(not gpu.is_taken for gpu in Gpu.objects.filter(present=True))
-    first = Engine.objects.in_line().filter(tensor_parallel_size__lte=usable).first()
+    may_go = {engine.pk: engine for engine in ready if _may_go(engine, now, minutes)}
+    return [may_go[pk] for on_cpu in (False, True) for pk in _chosen(may_go, on_cpu)] if may_go else []
+
+
+def _chosen(may_go: Mapping[UUID, Engine], on_cpu: bool) -> list[UUID]:
+    here = room.of(on_cpu)
+    if here is None:
+        return []
+    first = Engine.objects.in_line(on_cpu).filter(tensor_parallel_size__lte=here.usable).first()
     if first is None:
         return []
-    held = dict(GpuLease.objects.filter(gpu__present=True).values_list("engine").annotate(gpus=Count("pk")))
-    ending = Engine.objects.filter(pk__in=held, desired=Desired.STOP).values_list("pk", flat=True)
-    free = usable - sum(gpus for engine_id, gpus in held.items() if engine_id not in set(ending))
-    by_id = {engine.pk: engine for engine in ready if engine.pk in held and _may_go(engine, now, minutes)}
-    idle = [Idle(pk, engine.used_at, held[pk]) for pk, engine in by_id.items()]
-    return [by_id[pk] for pk in fewest(idle, first.tensor_parallel_size - free)]
+    held = Counter(engine_id for engine_id, _ in here.leases)
+    ending = Engine.objects.filter(pk__in=held).exclude(desired=Desired.RUN).values_list("pk", flat=True)
+    coming = sum(held[pk] for pk in ending)
+    idle = [Idle(pk, engine.used_at, held[pk]) for pk, engine in may_go.items() if held[pk]]
+    return fewest(idle, first.tensor_parallel_size - here.free - coming)
 
 
 def fewest(idle: Sequence[Idle], wanted: int) -> list[UUID]:

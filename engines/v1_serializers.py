@@ -155,7 +155,7 @@ class GaugesSerializer(serializers.Serializer):
 
 
 class QueueSerializer(serializers.Serializer):
-    """Where an engine stands that waits for GPUs; `detail` says what it waits for."""
+    """Where an engine stands that waits for GPUs, or for slots of the CPU; `detail` says what it waits for."""
 
     position = serializers.IntegerField(help_text="1: it is next.")
     expected_at = serializers.DateTimeField(allow_null=True, help_text="By the leases of others; null: nobody knows.")
@@ -171,7 +171,7 @@ class EngineResourceSerializer(serializers.ModelSerializer):
     eta_s = serializers.SerializerMethodField(
         help_text="Seconds until it is ready, from earlier starts; null: unknown."
     )
-    queue = serializers.SerializerMethodField(help_text="null: it waits for no GPU.")
+    queue = serializers.SerializerMethodField(help_text="null: it waits for no GPU and no slot.")
     idle_since = serializers.SerializerMethodField(help_text="Its last request's end; null: not ready.")
     idle_stop_at = serializers.SerializerMethodField(help_text="When it is stopped if nobody asks it; null: never.")
     live = serializers.SerializerMethodField(help_text="How busy it is; null: not ready, or it has not told lately.")
@@ -272,6 +272,11 @@ class GpuSerializer(serializers.Serializer):
     engine = serializers.CharField(allow_null=True, help_text="Name of the engine that holds it; null: free.")
 
 
+class CpuSlotsSerializer(serializers.Serializer):
+    count = serializers.IntegerField()
+    free = serializers.IntegerField()
+
+
 class NodeSerializer(serializers.Serializer):
     """A machine that runs engines."""
 
@@ -279,6 +284,7 @@ class NodeSerializer(serializers.Serializer):
     launcher = serializers.CharField(help_text="How engines are run: docker, process or simulator.")
     device = serializers.CharField(help_text="cuda, rocm or cpu.")
     gpus = GpuSerializer(many=True)
+    cpu_slots = CpuSlotsSerializer(allow_null=True, help_text="For engines without a GPU; null: any number may run.")
     engines = serializers.ListField(child=serializers.CharField(), help_text="Names of yours here; for admins of all.")
 
 

@@ -115,7 +115,13 @@ class Config(BaseSettings):
     engine_extra_args: StrList = Field([], description="Further vLLM flags for every engine, such as --enforce-eager.")
     engine_env: dict[str, str] = Field({}, description="Further environment of every engine.")
     cpu_kv_cache_gib: int = Field(1, ge=1, description="KV cache of a CPU engine, in GiB.")
-    cpu_slots: int = Field(8, ge=1, description="Largest tensor-parallel size where there is no GPU.")
+    cpu_slots: int | None = Field(
+        None,
+        ge=1,
+        le=10_000,
+        description="Engines that run at once where there is no GPU, one counted as often as its tensor-parallel size; "
+        "null: any number.",
+    )
     engines_per_user: int = Field(8, ge=1, description="Engines one user may have at once.")
     gpus_per_user: int | None = Field(
         None, ge=1, description="GPUs that one user's engines may ask for together; null: as many as there are."

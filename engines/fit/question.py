@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from engines import hub, preflight
+from engines import hub, preflight, room
 from engines.fit import measures, source
 from engines.fit.budget import Host, Model, Place, Wish, batch, settings
 from engines.fit.flags import GIB, read_flags
@@ -117,8 +117,9 @@ def _describe(checked: Checked, token: str) -> Description:
 def _places(checked: Checked) -> list[Place]:
     """What is here: GPUs by kind, or the machine's memory."""
     if checked.device == "cpu":
-        slots = get_config().cpu_slots
-        return [Place("cpu", "CPU", _machine_memory(), slots, slots)]
+        here = room.of(on_cpu=True)
+        slots, free = (here.usable, here.free) if here else (preflight.MOST_CPU_WORKERS, preflight.MOST_CPU_WORKERS)
+        return [Place("cpu", "CPU", _machine_memory(), slots, free)]
     present = list(Gpu.objects.filter(present=True).select_related("lease"))
     return [
         Place(checked.device, name, memory, len(gpus), sum(gpu.is_free for gpu in gpus))

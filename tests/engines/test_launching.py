@@ -192,7 +192,7 @@ class TestGpus:
         holder = engine_in(State.LOADING, device="cuda")
         GpuLease.objects.create(gpu=Gpu.objects.get(), engine=holder)
         last, first, second = (engine_in(device="cuda", owner=people[name]) for name in ("root", "alice", "bob"))
-        assert [(each.pk, each.priority) for each in Engine.objects.in_line()] == [
+        assert [(each.pk, each.priority) for each in Engine.objects.in_line(on_cpu=False)] == [
             (second.pk, 5), (first.pk, 0), (last.pk, -1),
         ]  # fmt: skip
         for expected in (second, first, last):

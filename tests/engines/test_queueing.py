@@ -114,7 +114,8 @@ class TestRows:
             )
         assert queueing.of([engine_in(State.QUEUED, device="cuda")], NOW) == {}
 
-    def test_idle_ones_give_way_to_who_waits(self, held, engine_in, setting):
+    @pytest.mark.parametrize("desired", ["stop", "sleep"])
+    def test_idle_ones_give_way_to_who_waits(self, held, engine_in, setting, desired):
         busy, kept, idle, longest = (held(number) for number in range(4))
         for engine, used_at, keep in (
             (busy, HOURS[5], None),
@@ -129,7 +130,7 @@ class TestRows:
         assert reclaiming.chosen(ready, now) == [], "nobody waits"
         waiting = engine_in(State.QUEUED, device="cuda", tensor_parallel_size=2)
         assert reclaiming.chosen(ready, now) == [longest, idle]
-        Engine.objects.filter(pk=longest.pk).update(desired="stop")
+        Engine.objects.filter(pk=longest.pk).update(desired=desired)
         ready.remove(longest)
         assert reclaiming.chosen(ready, now) == [idle], "one GPU is coming free already"
         Engine.objects.filter(pk=waiting.pk).update(tensor_parallel_size=3)

@@ -159,7 +159,7 @@ class TestWaking:
         early = engine_in(State.ASLEEP, device="cuda")
         waits = engine_in(State.QUEUED, device="cuda")
         assert waking.wake(early, "alice")
-        assert list(Engine.objects.in_line()) == [waits, early]
+        assert list(Engine.objects.in_line(on_cpu=False)) == [waits, early]
 
     def test_its_owners_gpus_are_counted(self, engine_in, setting):
         setting(gpus_per_user=2)
