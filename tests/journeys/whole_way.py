@@ -113,7 +113,10 @@ def runs_into_the_limit(user: Session, model: str) -> None:
 def the_ledger_equals_the_engines_counters(portal: PortalProcess, user: Session) -> None:
     """Users' records and the portal's own probes together are what the engine itself has counted."""
     probes = "select host, port, probe_prompt_tokens, probe_generated_tokens from engines_engine where state = 'READY'"
-    sums = "select sum(prompt_tokens) p, sum(generated_tokens) g, sum(not exact) inexact from inference_usagerecord"
+    sums = (  # there may be no record yet
+        "select coalesce(sum(prompt_tokens), 0) p, coalesce(sum(generated_tokens), 0) g, "
+        "coalesce(sum(not exact), 0) inexact from inference_usagerecord"
+    )
     (engine,) = portal.database_rows(probes)
 
     def agree() -> bool:
