@@ -59,7 +59,7 @@ class EngineAdmin(ReadOnly, ModelAdmin):
             "Asked for",
             {
                 "fields": (
-                    "model", "revision", "max_model_len", "tensor_parallel_size", "seed", "tokenizer", "quantization",
+                    "model", *Engine.OPTIONS,
                     "hf_account",
                 )
             },
@@ -107,7 +107,9 @@ class EngineAdmin(ReadOnly, ModelAdmin):
 @admin.register(Gpu)
 class GpuAdmin(ReadOnly, ModelAdmin):
     list_display = ("index", "name", "uuid", "memory", "told", "foreign", "present", "held_by", "seen_at")
-    list_select_related = ("lease__engine",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Gpu]:
+        return super().get_queryset(request).prefetch_related("leases__engine")
 
     @admin.display(description="memory")
     def memory(self, gpu: Gpu) -> str:
@@ -123,12 +125,12 @@ class GpuAdmin(ReadOnly, ModelAdmin):
 
     @admin.display(description="held by")
     def held_by(self, gpu: Gpu) -> str:
-        return gpu.lease.engine.name if hasattr(gpu, "lease") else ""
+        return ", ".join(f"{lease.engine.name} {lease.part}".strip() for lease in gpu.leases.all())
 
 
 @admin.register(GpuLease)
 class GpuLeaseAdmin(ReadOnly, ModelAdmin):
-    list_display = ("gpu", "engine", "since")
+    list_display = ("gpu", "engine", "slices", "since")
     list_select_related = ("gpu", "engine")
 
 

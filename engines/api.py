@@ -12,7 +12,8 @@ from rest_framework.views import APIView
 from accounts import people
 from accounts.models import User
 from engines import engine_logs, starting, terminating
-from engines.models import Engine, EngineQuerySet
+from engines.models import Engine
+from engines.queries import EngineQuerySet
 from engines.serializers import (
     ActiveModelSerializer,
     ActiveModelsSerializer,

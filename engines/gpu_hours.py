@@ -1,7 +1,8 @@
 """How long engines held GPUs, and how much of that they were ready and nobody asked. Pure but for `of`, which reads.
 
-Held: from PLACED to the end, times the engine's GPUs, as `EngineEvent` has it. Idle: of that, the clock hours (UTC), or
-parts of them, in which it was READY and no request began. Requests are known by the hour, so a short rest is not seen.
+Held: from PLACED to the end, times the engine's GPUs or its share of them, as `EngineEvent` has it. Idle: of that, the
+clock hours (UTC), or parts of them, in which it was READY and no request began. Requests are known by the hour, so a
+short rest is not seen.
 How busy a GPU was while an engine worked is not measured here.
 """
 
@@ -55,7 +56,7 @@ def measured(engine: Engine, changes: list[Change], period: Span) -> GpuTime:
             held += end - start
         if state == State.READY:
             ready.append((start, end))
-    return GpuTime(engine, held.total_seconds() * engine.tensor_parallel_size, tuple(ready))
+    return GpuTime(engine, held.total_seconds() * engine.gpus, tuple(ready))
 
 
 def _stretches(changes: list[Change], period: Span) -> Iterator[tuple[datetime, datetime, str]]:

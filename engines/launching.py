@@ -12,13 +12,13 @@ from datetime import datetime, timedelta
 
 from django.utils import timezone
 
-from engines import ending, hints, lifecycle, room
+from engines import ending, hints, lifecycle, queueing, room
 from engines.diagnosis import Diagnosis, diagnose, one_line
 from engines.errors import StartFailed
 from engines.launchers import choice
 from engines.launchers.base import LaunchSpec, Observation, Status
 from engines.models import Engine, Gpu
-from engines.placement import choose
+from engines.placement import SLICES, choose
 from engines.states import COMING_UP, Desired, State
 from engines.turns import turn
 from engines.vllm_command import EngineOptions, HostOptions, build_argv, build_env
@@ -110,19 +110,19 @@ def _place_on_cpu(engine: Engine, now: datetime) -> bool:
     here = room.of(on_cpu=True)
     if here is None:
         return lifecycle.place(engine, [], now)
-    if _others_are_before(engine, here.usable):
+    if _others_are_before(engine, len(here.units)):
         lifecycle.progress(engine, now, "waiting for slots, behind engines that come first")
         return False
     free, wanted = room.free_slots(), engine.tensor_parallel_size
     if len(free) < wanted:
-        detail = f"waiting for {wanted} free slot{'s' * (wanted > 1)} ({len(free)} of {here.usable} are free)"
+        detail = f"waiting for {wanted} free slot{'s' * (wanted > 1)} ({len(free)} of {here.present} are free)"
         lifecycle.progress(engine, now, detail)
         return False
     return lifecycle.place(engine, [], now, free[:wanted])
 
 
 def _place_on_gpus(engine: Engine, now: datetime) -> bool:
-    present = list(Gpu.objects.filter(present=True).select_related("lease"))
+    present = list(Gpu.objects.filter(present=True).prefetch_related("leases"))
     if not present and not Gpu.objects.exists():
         return lifecycle.place(engine, [], now)  # whoever starts containers sees the GPUs, and this machine does not
     if not present:
@@ -132,11 +132,16 @@ def _place_on_gpus(engine: Engine, now: datetime) -> bool:
     if _others_are_before(engine, len(usable)):
         lifecycle.progress(engine, now, "waiting for GPUs, behind engines that come first")
         return False
-    free = [gpu for gpu in usable if gpu.is_free]
+    free = [gpu for gpu in usable if gpu.free_slices >= engine.gpu_slices]
     chosen = choose(usable, free, engine.tensor_parallel_size)
     if chosen is None:
         wanted = engine.tensor_parallel_size
-        detail = f"waiting for {wanted} free GPU{'s' * (wanted > 1)} ({len(free)} of {len(present)} are free)"
+        many = "GPUs" if wanted > 1 else "GPU"
+        if engine.gpu_slices == SLICES:
+            detail = f"waiting for {wanted} free {many} ({len(free)} of {len(present)} are free)"
+        else:
+            share = f"{engine.gpu_memory_utilization:.0%} of the memory of {wanted} {many}"
+            detail = f"waiting for {share} ({len(free)} of {len(present)} have as much left)"
         taken = [str(gpu.index) for gpu in present if gpu.is_taken]
         if taken:
             detail += f"; programs that are no engines hold memory of GPU {', '.join(taken)}"
@@ -148,9 +153,9 @@ def _place_on_gpus(engine: Engine, now: datetime) -> bool:
 def _others_are_before(engine: Engine, usable: int) -> bool:
     """Nobody overtakes, else many small engines would keep a large one waiting for ever. One that needs more GPUs than
     other programs leave, or more slots than there are, holds up nobody."""
-    for pk, gpus in Engine.objects.in_line(engine.on_cpu).values_list("pk", "tensor_parallel_size"):
-        if pk == engine.pk or gpus <= usable:
-            return pk != engine.pk
+    for one in queueing.line(engine.on_cpu):
+        if one.engine_id == engine.pk or one.units <= usable:
+            return one.engine_id != engine.pk
     return False
 
 

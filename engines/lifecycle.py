@@ -14,7 +14,8 @@ from typing import Any
 from django.db import IntegrityError, transaction
 
 from accounts.models import User
-from engines.models import CpuLease, Engine, EngineEvent, Gpu, GpuLease
+from engines.models import CpuLease, Engine, EngineEvent, Gpu, GpuLease, GpuSlice
+from engines.placement import SLICES
 from engines.states import ACTIVE, COMING_UP, FINAL, Desired, State, allowed
 from vllm_portal.changes import announce
 from vllm_portal.config import get_config
@@ -82,7 +83,8 @@ def place(engine: Engine, gpus: list[Gpu], now: datetime, slots: Collection[int]
     or one of them was just taken."""
     try:
         with transaction.atomic():
-            GpuLease.objects.bulk_create(GpuLease(gpu=gpu, engine=engine, since=now) for gpu in gpus)
+            for gpu in gpus:
+                _lease(gpu, engine, now)
             CpuLease.objects.bulk_create(CpuLease(slot=slot, engine=engine, since=now) for slot in slots)
             ends_at = None if engine.lease_hours is None else now + timedelta(hours=engine.lease_hours)
             message = ", ".join([*(str(gpu) for gpu in gpus), *(f"slot {slot}" for slot in slots)])
@@ -91,6 +93,17 @@ def place(engine: Engine, gpus: list[Gpu], now: datetime, slots: Collection[int]
     except (IntegrityError, _Overtaken):
         return False
     return True
+
+
+def _lease(gpu: Gpu, engine: Engine, now: datetime) -> None:
+    """The lowest of its slices. Raises _Overtaken, or IntegrityError, where it has too few left."""
+    wanted = engine.gpu_slices
+    taken = set(GpuSlice.objects.filter(gpu=gpu).values_list("number", flat=True))
+    numbers = [n for n in range(SLICES if wanted == SLICES else SLICES - 1) if n not in taken][:wanted]
+    if len(numbers) < wanted:
+        raise _Overtaken
+    lease = GpuLease.objects.create(gpu=gpu, engine=engine, slices=wanted, since=now)
+    GpuSlice.objects.bulk_create(GpuSlice(gpu=gpu, number=number, lease=lease) for number in numbers)
 
 
 class _Overtaken(Exception):

@@ -5,11 +5,11 @@ from typing import Any
 
 from django.conf import settings
 from django.db import models
-from django.db.models import Max
-from django.db.models.functions import Coalesce
 from django.utils import timezone
 
-from engines.states import ACTIVE, AWAKE, COMING_UP, SERVING, Desired, State
+from engines.placement import SLICES, free_slices, slices_for
+from engines.queries import EngineQuerySet
+from engines.states import Desired, State
 from vllm_portal.config import get_config
 
 
@@ -20,47 +20,6 @@ def new_engine_id() -> uuid.UUID:
         identity = uuid.uuid4()
         if identity.hex[-1] not in "1ce":
             return identity
-
-
-class EngineQuerySet(models.QuerySet["Engine"]):
-    def active(self) -> "EngineQuerySet":
-        return self.filter(state__in=ACTIVE)
-
-    def wakeable(self) -> "EngineQuerySet":
-        """Those that sleep, are about to, or have been woken and are not ready yet: a request to them waits."""
-        falling = models.Q(state=State.STOPPING, desired=Desired.SLEEP)
-        waking = models.Q(state__in=COMING_UP, desired=Desired.RUN, generation__gt=1)
-        return self.filter(models.Q(state=State.ASLEEP) | falling | waking)
-
-    def awake(self) -> "EngineQuerySet":
-        """Active, and something of them may run or come to run."""
-        return self.filter(state__in=AWAKE)
-
-    def serving(self) -> "EngineQuerySet":
-        return self.filter(state__in=SERVING)
-
-    def in_line(self, on_cpu: bool) -> "EngineQuerySet":
-        """Those that wait for GPUs, or for slots of the CPU, the next one first, with the `priority` of their owners:
-        the highest of their groups', 0 without any. Who waits longest comes first among equals."""
-        waiting = self.filter(state=State.QUEUED, desired=Desired.RUN)
-        waiting = waiting.filter(device="cpu") if on_cpu else waiting.exclude(device="cpu")
-        return waiting.annotate(priority=Coalesce(Max("owner__groups__priority__value"), 0)).order_by(
-            "-priority", "state_since", "created_at", "pk"
-        )
-
-    def owned_by(self, user: "settings.AUTH_USER_MODEL") -> "EngineQuerySet":
-        """Those whose life this user decides: an admin's are all."""
-        return self if user.is_admin else self.filter(owner=user)
-
-    def usable_by(self, user: "settings.AUTH_USER_MODEL") -> "EngineQuerySet":
-        """Those this user may send requests to: one's own and those shared with all, with the user or with one of the
-        user's groups; an admin: all."""
-        if user.is_admin:
-            return self
-        named = Engine.shared_users.through.objects.filter(user=user).values("engine")
-        grouped = Engine.shared_groups.through.objects.filter(group__user=user).values("engine")
-        mine = models.Q(owner=user) | models.Q(shared=True)
-        return self.filter(mine | models.Q(pk__in=named) | models.Q(pk__in=grouped))
 
 
 class Engine(models.Model):
@@ -96,6 +55,9 @@ class Engine(models.Model):
     seed = models.BigIntegerField(null=True, blank=True)
     tokenizer = models.CharField(max_length=300, blank=True)
     quantization = models.CharField(max_length=40, blank=True)
+    gpu_memory_utilization = models.FloatField(
+        null=True, blank=True, help_text="Of each of its GPUs, 0 to 1; others may use the rest. Null: none may."
+    )
     hf_token_encrypted = models.TextField(blank=True, editable=False)
 
     # How long it may stay: engines.terms
@@ -153,7 +115,10 @@ class Engine(models.Model):
 
     objects = EngineQuerySet.as_manager()
 
-    OPTIONS = ("revision", "max_model_len", "tensor_parallel_size", "seed", "tokenizer", "quantization")
+    OPTIONS = (
+        "revision", "max_model_len", "tensor_parallel_size", "seed", "tokenizer", "quantization",
+        "gpu_memory_utilization",
+    )  # fmt: skip
     """Of those fields that say what vLLM is to do; another engine with the same model and these is the same."""
 
     class Meta:
@@ -166,6 +131,16 @@ class Engine(models.Model):
     @property
     def on_cpu(self) -> bool:
         return self.device == "cpu"
+
+    @property
+    def gpu_slices(self) -> int:
+        """Of each of its GPUs."""
+        return slices_for(self.gpu_memory_utilization)
+
+    @property
+    def gpus(self) -> float:
+        """How many it takes, parts of them included."""
+        return self.tensor_parallel_size * self.gpu_slices / SLICES
 
     @property
     def options(self) -> dict[str, Any]:
@@ -227,8 +202,13 @@ class Gpu(models.Model):
         return self.foreign_memory_bytes > get_config().gpu_foreign_mib * 2**20
 
     @property
+    def free_slices(self) -> int:
+        """That one more engine may get."""
+        return 0 if self.is_taken else free_slices(sum(lease.slices for lease in self.leases.all()))
+
+    @property
     def is_free(self) -> bool:
-        return not hasattr(self, "lease") and not self.is_taken
+        return self.free_slices == SLICES
 
     @property
     def told(self) -> str:
@@ -244,14 +224,37 @@ class Gpu(models.Model):
 
 
 class GpuLease(models.Model):
-    """A GPU held by an engine. The one-to-one constraint is what keeps a GPU from being given twice."""
+    """A GPU held by an engine, or a part of it. Its `GpuSlice` rows are what keeps a part from being given twice."""
 
-    gpu = models.OneToOneField(Gpu, on_delete=models.PROTECT, related_name="lease")
+    gpu = models.ForeignKey(Gpu, on_delete=models.PROTECT, related_name="leases")
     engine = models.ForeignKey(Engine, on_delete=models.CASCADE, related_name="gpu_leases")
+    slices = models.PositiveSmallIntegerField(default=SLICES, help_text="Twentieths of its memory.")
     since = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["gpu", "engine"], name="one_lease_of_a_gpu_per_engine")]
 
     def __str__(self) -> str:
         return f"{self.gpu} held by {self.engine}"
+
+    @property
+    def part(self) -> str:
+        """Such as `30 %`; "": all of it."""
+        return "" if self.slices == SLICES else f"{100 * self.slices // SLICES} %"
+
+
+class GpuSlice(models.Model):
+    """A twentieth of a GPU's memory that is leased."""
+
+    gpu = models.ForeignKey(Gpu, on_delete=models.PROTECT, related_name="+")
+    number = models.PositiveSmallIntegerField(help_text="From 0.")
+    lease = models.ForeignKey(GpuLease, on_delete=models.CASCADE, related_name="parts")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["gpu", "number"], name="a_slice_is_leased_once")]
+
+    def __str__(self) -> str:
+        return f"{self.number} of {self.gpu}"
 
 
 class CpuLease(models.Model):

@@ -12,6 +12,7 @@ from accounts.models import User
 from engines import room
 from engines.launchers.choice import chosen_name
 from engines.models import Engine, Gpu
+from engines.placement import SLICES
 from engines.v1_serializers import NodePageSerializer, NodeSerializer
 from vllm_portal.config import get_config
 from vllm_portal.errors import NotFound
@@ -30,7 +31,7 @@ _NODE = {
             "utilization_percent": 87,
             "temperature_c": 54,
             "foreign_memory_bytes": 0,
-            "engine": "opt-125m-3fa9",
+            "engines": [{"name": "opt-125m-3fa9", "gpu_memory_share": 1.0}],
         }
     ],
     "cpu_slots": None,
@@ -67,7 +68,7 @@ class NodeViewSet(ViewSet):
 def _node(user: User) -> dict[str, Any]:
     """This machine. GPUs are rows that the worker keeps; whose engine holds one is told to those who may see it."""
     own = dict(Engine.objects.active().usable_by(user).values_list("pk", "name"))
-    gpus = Gpu.objects.filter(present=True).select_related("lease")
+    gpus = Gpu.objects.filter(present=True).prefetch_related("leases")
     launcher = chosen_name()
     slots = room.of(on_cpu=True)
     return NodeSerializer(
@@ -85,11 +86,17 @@ def _node(user: User) -> dict[str, Any]:
                     "utilization_percent": gpu.utilization_percent,
                     "temperature_c": gpu.temperature_c,
                     "foreign_memory_bytes": gpu.foreign_memory_bytes,
-                    "engine": own.get(gpu.lease.engine_id, "(another user's)") if hasattr(gpu, "lease") else None,
+                    "engines": [
+                        {
+                            "name": own.get(lease.engine_id, "(another user's)"),
+                            "gpu_memory_share": lease.slices / SLICES,
+                        }
+                        for lease in gpu.leases.all()
+                    ],
                 }
                 for gpu in gpus
             ],
-            "cpu_slots": None if slots is None else {"count": slots.usable, "free": slots.free},
+            "cpu_slots": None if slots is None else {"count": slots.present, "free": slots.free},
             "engines": sorted(own.values()),
         }
     ).data

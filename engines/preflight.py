@@ -36,6 +36,7 @@ class Order:
     seed: int | None = None
     tokenizer: str = ""
     quantization: str = ""
+    gpu_memory_utilization: float | None = None
     shared: bool = False
     shared_users: tuple[str, ...] = ()
     shared_groups: tuple[str, ...] = ()
@@ -87,6 +88,8 @@ def check_form(order: Order) -> Checked:
     _check_range("MAX_MODEL_LEN", order.max_model_len, 1, MAX_MODEL_LEN)
     _check_range("SEED", order.seed, 0, MAX_SEED)
     _check_range("TENSOR_PARALLEL_SIZE", order.tensor_parallel_size, 1, 1024)
+    if order.gpu_memory_utilization is not None and device == "cpu":
+        raise FieldError("GPU_MEMORY_UTILIZATION", "Engines run without GPUs here, so there is nothing to share.")
     if order.quantization and not QUANTIZATION.match(order.quantization):
         raise FieldError("QUANTIZATION", "This is no name of a quantization, such as awq, gptq or fp8.")
     if order.hf_token and not _TOKEN.match(order.hf_token):

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from engines import room
 from engines.models import Engine
+from engines.placement import slices_for
 from engines.room import Room
 from engines.states import State
 
@@ -16,6 +17,14 @@ class Place(NamedTuple):
 
     position: int
     expected_at: datetime | None
+
+
+class Waiting(NamedTuple):
+    """For so many units, GPUs or slots, and so many slices of each."""
+
+    engine_id: UUID
+    units: int
+    slices: int
 
 
 def of(engines: Iterable[Engine], now: datetime) -> dict[UUID, Place]:
@@ -30,25 +39,45 @@ def of(engines: Iterable[Engine], now: datetime) -> dict[UUID, Place]:
     return found
 
 
-def _places(here: Room, on_cpu: bool, now: datetime) -> dict[UUID, Place]:
-    waiting = list(Engine.objects.in_line(on_cpu).values_list("pk", "tensor_parallel_size"))
-    fitting = [row for row in waiting if row[1] <= here.usable]
-    kept_out = [row for row in waiting if here.usable < row[1] <= here.present]  # by other programs; holds up nobody
-    times = [now] * here.free + [None if end is None else max(end, now) for _, end in here.leases]
-    return forecast([*fitting, *kept_out], times)
+def line(on_cpu: bool) -> list[Waiting]:
+    """All that wait, the next one first."""
+    rows = Engine.objects.in_line(on_cpu).values_list("pk", "tensor_parallel_size", "gpu_memory_utilization")
+    return [Waiting(pk, size, 1 if on_cpu else slices_for(share)) for pk, size, share in rows]
 
 
-def forecast(waiting: Sequence[tuple[UUID, int]], free_from: Sequence[datetime | None]) -> dict[UUID, Place]:
-    """`waiting`: who waits and for how many GPUs, the first first. `free_from`: when each GPU comes free, if no engine
-    ends sooner than it must; None: never. Nobody overtakes, and who gets a place is taken to keep it."""
-    times = sorted((at for at in free_from if at is not None), reverse=True)
+def forecast(waiting: Iterable[Waiting], free_from: Sequence[Sequence[datetime | None]]) -> dict[UUID, Place]:
+    """`waiting`: the first first. `free_from`: of each unit when each of its slices comes free, if no engine ends
+    sooner than it must; None: never. Nobody overtakes, and who gets a place is taken to keep it."""
+    sizes = [len(unit) for unit in free_from]
+    times = [sorted(at for at in unit if at is not None) for unit in free_from]
     found: dict[UUID, Place] = {}
     latest: datetime | None = None
     known = True
-    for position, (pk, gpus) in enumerate(waiting, 1):
-        known = known and len(times) >= gpus
+    for position, one in enumerate(waiting, 1):
+        known = known and (at := _earliest(one, times, sizes)) is not None
         if known:
-            taken = [times.pop() for _ in range(gpus)]
-            latest = max(filter(None, (*taken, latest)))
-        found[pk] = Place(position, latest if known else None)
+            latest = max(filter(None, (at, latest)))
+        found[one.engine_id] = Place(position, latest if known else None)
     return found
+
+
+def _earliest(one: Waiting, times: list[list[datetime]], sizes: Sequence[int]) -> datetime | None:
+    """When it finds its place, which is taken out of `times`. None: nobody knows."""
+    room_at = []
+    for number, unit in enumerate(times):
+        needed = room.needed(one.slices, sizes[number])
+        if len(unit) >= needed:
+            room_at.append((unit[needed - 1], number))
+    if len(room_at) < one.units:
+        return None
+    taken = sorted(room_at)[: one.units]
+    for _, number in taken:
+        del times[number][: one.slices]
+    return taken[-1][0]
+
+
+def _places(here: Room, on_cpu: bool, now: datetime) -> dict[UUID, Place]:
+    waiting, usable = line(on_cpu), len(here.units)
+    fitting = [one for one in waiting if one.units <= usable]
+    kept_out = [one for one in waiting if usable < one.units <= here.present]  # by other programs; holds up nobody
+    return forecast([*fitting, *kept_out], [unit.free_from(now) for unit in here.units])

@@ -1,12 +1,11 @@
 """Idle engines give way to those who wait for GPUs or slots: the longest idle first, and only as many as are needed."""
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
-from engines import room, terms
+from engines import queueing, room, terms
 from engines.models import Engine
 from engines.states import Desired
 from vllm_portal.config import get_config
@@ -15,7 +14,6 @@ from vllm_portal.config import get_config
 class Idle(NamedTuple):
     engine_id: UUID
     since: datetime
-    gpus: int
 
 
 def chosen(ready: Iterable[Engine], now: datetime) -> list[Engine]:
@@ -32,34 +30,37 @@ def _chosen(may_go: Mapping[UUID, Engine], on_cpu: bool) -> list[UUID]:
     here = room.of(on_cpu)
     if here is None:
         return []
-    first = Engine.objects.in_line(on_cpu).filter(tensor_parallel_size__lte=here.usable).first()
+    first = next((one for one in queueing.line(on_cpu) if one.units <= len(here.units)), None)
     if first is None:
         return []
-    held = Counter(engine_id for engine_id, _ in here.leases)
-    ending = Engine.objects.filter(pk__in=held).exclude(desired=Desired.RUN).values_list("pk", flat=True)
-    coming = sum(held[pk] for pk in ending)
-    idle = [Idle(pk, engine.used_at, held[pk]) for pk, engine in may_go.items() if held[pk]]
-    return fewest(idle, first.tensor_parallel_size - here.free - coming)
+    holders = {held.engine_id for unit in here.units for held in unit.leases}
+    ending = Engine.objects.filter(pk__in=holders).exclude(desired=Desired.RUN).values_list("pk", flat=True)
+    gone = set(ending)
+
+    def enough(more: Collection[UUID]) -> bool:
+        return sum(unit.has_room(first.slices, gone.union(more)) for unit in here.units) >= first.units
+
+    return fewest([Idle(pk, engine.used_at) for pk, engine in may_go.items() if pk in holders], enough)
 
 
-def fewest(idle: Sequence[Idle], wanted: int) -> list[UUID]:
-    """Those to stop so that `wanted` more GPUs come free; [] where none is needed, or all together would not do."""
-    taken: list[Idle] = []
-    for one in sorted(idle, key=lambda one: (one.since, one.engine_id)):
-        if sum(each.gpus for each in taken) >= wanted:
+def fewest(idle: Sequence[Idle], enough: Callable[[Collection[UUID]], bool]) -> list[UUID]:
+    """Those to stop so that there is `enough` room without them; [] where none is needed, or all together would not
+    do."""
+    taken: list[UUID] = []
+    if enough(taken):
+        return []
+    for _, engine_id in sorted((one.since, one.engine_id) for one in idle):
+        taken.append(engine_id)
+        if enough(taken):
             break
-        taken.append(one)
-    if sum(each.gpus for each in taken) < wanted:
+    else:
         return []
     # The last one may make an earlier one needless: a large engine does for several small ones.
-    spare = sum(each.gpus for each in taken) - wanted
-    kept: list[Idle] = []
-    for one in reversed(taken):
-        if one.gpus <= spare and one is not taken[-1]:
-            spare -= one.gpus
-        else:
-            kept.append(one)
-    return [one.engine_id for one in reversed(kept)]
+    for engine_id in reversed(taken[:-1]):
+        others = [one for one in taken if one != engine_id]
+        if enough(others):
+            taken = others
+    return taken
 
 
 def _may_go(engine: Engine, now: datetime, minutes: int) -> bool:

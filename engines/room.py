@@ -1,38 +1,78 @@
 """Where engines find their place: the GPUs of this machine, or slots of its CPU where there are none."""
 
+from collections.abc import Collection
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
-from django.db.models import QuerySet
-
 from engines.models import CpuLease, Gpu, GpuLease
+from engines.placement import SLICES
 from vllm_portal.config import get_config
 
 
+class Held(NamedTuple):
+    """`until` None: for ever."""
+
+    engine_id: UUID
+    slices: int
+    until: datetime | None
+
+
+class Unit(NamedTuple):
+    """A GPU, of which several engines may hold slices, or a slot, which is one slice."""
+
+    slices: int
+    leases: list[Held]
+
+    def free_from(self, now: datetime) -> list[datetime | None]:
+        """When each of its slices comes free, if no engine ends sooner than it must; None: never."""
+        ends = [end and max(end, now) for _, slices, end in self.leases for _ in range(slices)]
+        return [*ends, *[now] * (self.slices - len(ends))]
+
+    def has_room(self, wanted: int, without: Collection[UUID] = ()) -> bool:
+        """For so many slices, once these engines are gone."""
+        left = self.slices - sum(held.slices for held in self.leases if held.engine_id not in without)
+        return left >= needed(wanted, self.slices)
+
+
 class Room(NamedTuple):
-    """In GPUs or slots; an engine needs as many as its tensor-parallel size. `present` counts what other programs hold,
-    too; `usable` does not. `leases`: for each that is held by whom, and until when; None: for ever."""
+    """`present` counts what other programs hold, too; `units` are the others."""
 
     present: int
-    usable: int
-    leases: list[tuple[UUID, datetime | None]]
+    units: list[Unit]
 
     @property
     def free(self) -> int:
-        return max(0, self.usable - len(self.leases))
+        """Units that nobody holds anything of."""
+        return sum(not unit.leases for unit in self.units)
+
+
+def needed(wanted: int, slices: int) -> int:
+    """How many of a unit's slices must be free for `wanted`: a shared GPU keeps one."""
+    return min(wanted + 1, slices)
 
 
 def of(on_cpu: bool) -> Room | None:
     """None: it has no bounds that are known here. Two queries at most."""
     if on_cpu:
-        slots = get_config().cpu_slots
-        return None if slots is None else Room(slots, slots, _leases(CpuLease.objects.all()))
-    present = list(Gpu.objects.filter(present=True))
+        return _slots()
+    present = {gpu.pk: gpu for gpu in Gpu.objects.filter(present=True)}
     if not present:
         return None
-    usable = sum(not gpu.is_taken for gpu in present)
-    return Room(len(present), usable, _leases(GpuLease.objects.filter(gpu__present=True)))
+    units = {pk: Unit(SLICES, []) for pk, gpu in present.items() if not gpu.is_taken}
+    rows = GpuLease.objects.filter(gpu__in=units)
+    for gpu, *held in rows.values_list("gpu", "engine_id", "slices", "engine__lease_ends_at"):
+        units[gpu].leases.append(Held(*held))
+    return Room(len(present), list(units.values()))
+
+
+def _slots() -> Room | None:
+    slots = get_config().cpu_slots
+    if slots is None:
+        return None
+    leases = list(CpuLease.objects.order_by("slot").values_list("engine_id", "engine__lease_ends_at"))
+    units = [Unit(1, [Held(engine_id, 1, until)]) for engine_id, until in leases[:slots]]
+    return Room(slots, [*units, *(Unit(1, []) for _ in range(slots - len(units)))])
 
 
 def free_slots() -> list[int]:
@@ -40,7 +80,3 @@ def free_slots() -> list[int]:
     slots = get_config().cpu_slots or 0
     taken = set(CpuLease.objects.values_list("slot", flat=True))
     return [slot for slot in range(slots) if slot not in taken][: max(0, slots - len(taken))]
-
-
-def _leases(rows: QuerySet[Any]) -> list[tuple[UUID, datetime | None]]:
-    return list(rows.values_list("engine_id", "engine__lease_ends_at"))

@@ -9,7 +9,7 @@ from engines.preflight import Order
 from engines.vllm_command import MAX_MODEL_LEN, MAX_SEED
 from vllm_portal.config import get_config
 from vllm_portal.errors import FieldError
-from vllm_portal.rest import LenientIntegerField, StrictCharField
+from vllm_portal.rest import LenientFloatField, LenientIntegerField, StrictCharField
 
 
 class OptionalTextField(StrictCharField):
@@ -22,6 +22,14 @@ class OptionalTextField(StrictCharField):
     def to_internal_value(self, data: Any) -> str:
         text = super().to_internal_value(data)
         return "" if text in self._unset else text
+
+
+class GpuShareField(LenientFloatField):
+    def __init__(self) -> None:
+        super().__init__(
+            required=False, allow_null=True, default=None, min_value=0.05, max_value=1.0,
+            help_text="Share of each GPU's memory; other engines may use the rest. Missing: none may.",
+        )  # fmt: skip
 
 
 class OnBehalfSerializer(serializers.Serializer):
@@ -65,6 +73,7 @@ class StartSerializer(OnBehalfSerializer):
     QUANTIZATION = OptionalTextField(
         unset=("auto", "None"), trim_whitespace=False, max_length=40, help_text="Missing: as the model's files say."
     )
+    GPU_MEMORY_UTILIZATION = GpuShareField()
     shared = serializers.BooleanField(default=False, help_text="Every user may send requests to the engine.")
     wait = serializers.BooleanField(default=True, help_text="False: answer at once, like `Prefer: respond-async`.")
 
@@ -89,6 +98,7 @@ class StartSerializer(OnBehalfSerializer):
             seed=given["SEED"],
             tokenizer=given["TOKENIZER"] or "",
             quantization=given["QUANTIZATION"] or "",
+            gpu_memory_utilization=given["GPU_MEMORY_UTILIZATION"],
             shared=given["shared"],
         )
 

@@ -7,12 +7,12 @@ from functools import partial
 from typing import Any
 
 from django.db import IntegrityError, transaction
-from django.db.models import Sum
 from django.utils import timezone
 
 from accounts.models import User
 from engines import hints, lifecycle, preflight, sharing, terms
 from engines.models import Engine
+from engines.placement import SLICES, slices_for
 from engines.preflight import Checked, Order
 from vllm_portal.config import get_config
 from vllm_portal.encryption import decrypt
@@ -72,20 +72,21 @@ def _refuse_too_many(owner: User, order: Order) -> None:
         most = config.engines_per_user
         raise CallerError(f"{owner} has {most} engines, which is as many as allowed; terminate one first.")
     if config.device != "cpu":
-        refuse_too_many_gpus(owner, order.tensor_parallel_size)
+        refuse_too_many_gpus(owner, order.tensor_parallel_size * slices_for(order.gpu_memory_utilization) / SLICES)
 
 
-def refuse_too_many_gpus(owner: User, gpus: int) -> None:
-    """Raises CallerError where the owner's other engines leave too few of those that one may hold."""
+def refuse_too_many_gpus(owner: User, gpus: float) -> None:
+    """`gpus`: parts included. Raises CallerError where the owner's other engines leave too few of those that one may
+    hold."""
     most = get_config().gpus_per_user
     if most is None:
         return
     awake = Engine.objects.awake().filter(owner=owner).exclude(device="cpu")
-    held = awake.aggregate(gpus=Sum("tensor_parallel_size"))["gpus"] or 0
-    if held + gpus > most:
+    held = sum(engine.gpus for engine in awake)
+    if held + gpus > most + 1e-9:
         raise CallerError(
-            f"{owner}'s engines hold or wait for {held} GPUs, and {most} are allowed: "
-            f"{gpus} more is too many; terminate one first."
+            f"{owner}'s engines hold or wait for {held:g} GPUs, and {most} are allowed: "
+            f"{gpus:g} more is too many; terminate one first."
         )
 
 
@@ -108,6 +109,7 @@ def _make(owner: User, order: Order, checked: Checked, **columns: Any) -> Engine
                     seed=order.seed,
                     tokenizer=checked.tokenizer,
                     quantization=order.quantization,
+                    gpu_memory_utilization=order.gpu_memory_utilization,
                     launcher=checked.launcher,
                     device=checked.device,
                     image=checked.image,

@@ -9,7 +9,8 @@ from django.utils import timezone
 
 from accounts.models import User
 from engines import hints, lifecycle
-from engines.models import Engine, EngineQuerySet
+from engines.models import Engine
+from engines.queries import EngineQuerySet
 from engines.states import FINAL
 from vllm_portal.errors import FieldError, NotFound
 

@@ -60,6 +60,7 @@ _ENGINE = {
     "seed": None,
     "tokenizer": "",
     "quantization": "",
+    "gpu_memory_utilization": None,
     "launcher": "docker",
     "device": "cuda",
     "image": "vllm/vllm-openai:latest",

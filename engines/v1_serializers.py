@@ -14,7 +14,7 @@ from rest_framework import serializers
 from engines import gauges, queueing, sharing, starts, terms
 from engines.models import Engine
 from engines.preflight import Order
-from engines.serializers import EventSerializer, OnBehalfSerializer, OptionalTextField, endpoint_of
+from engines.serializers import EventSerializer, GpuShareField, OnBehalfSerializer, OptionalTextField, endpoint_of
 from engines.states import State
 from engines.vllm_command import MAX_MODEL_LEN, MAX_SEED
 from vllm_portal.errors import FieldError
@@ -70,6 +70,7 @@ class EngineOrderSerializer(OnBehalfSerializer):
     seed = LenientIntegerField(required=False, allow_null=True, default=None, min_value=0, max_value=MAX_SEED)
     tokenizer = OptionalTextField(unset=("auto", "None"), trim_whitespace=False, max_length=300)
     quantization = OptionalTextField(unset=("auto", "None"), trim_whitespace=False, max_length=40)
+    gpu_memory_utilization = GpuShareField()
     shared = serializers.BooleanField(default=False, help_text="Every user may send requests to the engine.")
     shared_users = NamesField(default=list, help_text="Names of users who may send requests to it.")
     shared_groups = NamesField(default=list, help_text="Names of groups whose members may.")
@@ -90,6 +91,7 @@ class EngineOrderSerializer(OnBehalfSerializer):
             seed=given["seed"],
             tokenizer=given["tokenizer"] or "",
             quantization=given["quantization"] or "",
+            gpu_memory_utilization=given["gpu_memory_utilization"],
             shared=given["shared"],
             shared_users=tuple(given["shared_users"]),
             shared_groups=tuple(given["shared_groups"]),
@@ -184,8 +186,8 @@ class EngineResourceSerializer(serializers.ModelSerializer):
         fields = [
             "id", "name", "model", "revision", "state", "state_since", "detail", "cause_code", "cause", "advice",
             "change", "owner", "shared", "shared_users", "shared_groups", "endpoint", "task", "max_model_len",
-            "tensor_parallel_size", "seed", "tokenizer", "quantization", "launcher", "device", "image",
-            "container_id", "created_at", "ready_at", "ended_at", "timeline", "eta_s", "live", "lease_ends_at",
+            "tensor_parallel_size", "seed", "tokenizer", "quantization", "gpu_memory_utilization", "launcher", "device",
+            "image", "container_id", "created_at", "ready_at", "ended_at", "timeline", "eta_s", "live", "lease_ends_at",
             "idle_minutes", "keep_until", "wakes", "idle_since", "idle_stop_at", "queue",
         ]  # fmt: skip
 
@@ -260,6 +262,11 @@ class LogQuerySerializer(serializers.Serializer):
     download = serializers.BooleanField(required=False, default=False, help_text="As a file.")
 
 
+class GpuHolderSerializer(serializers.Serializer):
+    name = serializers.CharField()
+    gpu_memory_share = serializers.FloatField(help_text="Of its memory, which the engine holds; 1: all.")
+
+
 class GpuSerializer(serializers.Serializer):
     index = serializers.IntegerField()
     uuid = serializers.CharField()
@@ -269,7 +276,7 @@ class GpuSerializer(serializers.Serializer):
     utilization_percent = serializers.IntegerField(allow_null=True, help_text="Of the last moment's time.")
     temperature_c = serializers.IntegerField(allow_null=True)
     foreign_memory_bytes = serializers.IntegerField(help_text="Held by programs that are no engines.")
-    engine = serializers.CharField(allow_null=True, help_text="Name of the engine that holds it; null: free.")
+    engines = GpuHolderSerializer(many=True, help_text="That hold it, or parts of it; empty: free.")
 
 
 class CpuSlotsSerializer(serializers.Serializer):

@@ -21,7 +21,7 @@ from engines.v1_serializers import EngineChangeSerializer, EngineOrderSerializer
 from vllm_portal.errors import CallerError, FieldError
 
 _REPEATED = ("model", *Engine.OPTIONS, "shared", "lease_hours", "idle_minutes")
-_ADVANCED = ("revision", "seed", "tokenizer", "quantization", "lease_hours", "idle_minutes")
+_ADVANCED = ("revision", "gpu_memory_utilization", "seed", "tokenizer", "quantization", "lease_hours", "idle_minutes")
 _FIELDS = (*_REPEATED, "hugging_face_hub_token")
 
 

@@ -27,6 +27,7 @@ class EngineOptions:
     revision: str = ""
     tokenizer_revision: str = ""
     """Without it vLLM asks the tokenizer's repository for the model's revision."""
+    gpu_memory_utilization: float | None = None
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,10 @@ def build_argv(options: EngineOptions, host: HostOptions) -> list[str]:
     if host.device == "cpu" and "--no-enforce-eager" not in host.extra_args:
         argv.append("--enforce-eager")  # compiling wants a C++ compiler, which images have not
     argv += ["--disable-access-log-for-endpoints", "/health,/metrics"]
-    return argv + list(host.extra_args)
+    argv += host.extra_args
+    if options.gpu_memory_utilization is not None:  # last, so that no flag of the operator's makes a share larger
+        argv += ["--gpu-memory-utilization", f"{options.gpu_memory_utilization:g}"]
+    return argv
 
 
 def build_env(host: HostOptions) -> dict[str, str]:

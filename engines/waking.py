@@ -35,7 +35,7 @@ def wake(engine: Engine, by: str) -> bool:
         if owner is None:
             return False
         if engine.device != "cpu":
-            refuse_too_many_gpus(owner, engine.tensor_parallel_size)
+            refuse_too_many_gpus(owner, engine.gpus)
         if not lifecycle.wake(engine, timezone.now(), by):
             return False
         transaction.on_commit(partial(hints.launch, engine.pk))

@@ -64,6 +64,9 @@ def _engines(command: Callable[..., argparse.ArgumentParser]) -> None:
     made.add_argument("--revision", metavar="NAME", help="branch, tag or commit of the model; main, as it is now")
     made.add_argument("--max-model-len", type=_count, metavar="TOKENS", help="longest request; the model's own")
     made.add_argument("--tensor-parallel-size", type=_count, metavar="GPUS")
+    made.add_argument(
+        "--gpu-memory-utilization", type=float, metavar="SHARE", help="of each GPU, 0.05 to 1; others may use the rest"
+    )
     made.add_argument("--seed", type=int)
     made.add_argument("--quantization", metavar="METHOD")
     made.add_argument("--tokenizer", metavar="NAME")

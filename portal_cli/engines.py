@@ -27,7 +27,7 @@ def launch(given: Namespace, screen: Screen) -> None:
     portal = Portal(find(given))
     names = (
         "model", "revision", "max_model_len", "tensor_parallel_size", "seed", "quantization", "tokenizer",
-        "lease_hours", "idle_minutes",
+        "gpu_memory_utilization", "lease_hours", "idle_minutes",
     )  # fmt: skip
     wish = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
     if given.hf_token:

@@ -35,7 +35,7 @@ def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
             .select_related("owner")
             .order_by("-ended_at")[:TOP]
         ),
-        "gpus": list(Gpu.objects.select_related("lease__engine__owner")),
+        "gpus": list(Gpu.objects.prefetch_related("leases__engine__owner")),
         "today": _today(now),
         "audit": AuditRun.objects.order_by("-at").first(),
     }

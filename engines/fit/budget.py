@@ -62,6 +62,7 @@ class Wish:
     tensor_parallel_size: int = 1
     quantization: str = ""
     kv_cache_dtype: str = "auto"
+    gpu_memory_utilization: float | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,11 @@ class Budget:
     basis: str
     factor: float = 1.0
     short: int = 0
+
+
+def share(wish: Wish, host: Host) -> float:
+    """Of a GPU's memory what vLLM may use."""
+    return wish.gpu_memory_utilization or host.flags.utilization
 
 
 def value_bytes(model: Model, wish: Wish, flags: MemoryFlags) -> int:
@@ -123,9 +129,9 @@ def budget(model: Model, wish: Wish, place: Place, host: Host) -> Budget:
     if place.device == "cpu":
         return _on_cpu(model, wish, place, host, weights, factor)
     if here is not None and here.measured.cache_bytes is not None and not host.flags.kv_cache_memory_bytes:
-        more = int((host.flags.utilization - here.utilization) * place.memory_bytes)
+        more = int((share(wish, host) - here.utilization) * place.memory_bytes)
         cache = here.measured.cache_bytes + more
-        usable = int(place.memory_bytes * host.flags.utilization)
+        usable = int(place.memory_bytes * share(wish, host))
         return Budget(weights, max(usable - cache - (weights or 0), 0), cache, MEASURED, factor)
     return _on_gpu(model, wish, place, host, weights, factor)
 
@@ -139,7 +145,7 @@ def _on_gpu(model: Model, wish: Wish, place: Place, host: Host, weights: int | N
         return Budget(weights, extra, fixed, ESTIMATED, factor, short)
     if weights is None or not place.memory_bytes:  # GPUs that share the machine's memory tell none of their own
         return Budget(weights, extra, None, ESTIMATED, factor)
-    usable = int(place.memory_bytes * host.flags.utilization)
+    usable = int(place.memory_bytes * share(wish, host))
     return Budget(weights, extra, usable - weights - extra, ESTIMATED, factor)
 
 

@@ -30,7 +30,9 @@ def record(engine: Engine, log: str, now: datetime) -> None:
         "cache_tokens": measured.cache_tokens,
         "max_model_len": measured.max_model_len,
         "concurrency": measured.concurrency,
-        "gpu_memory_utilization": read_flags(get_config().engine_extra_args).utilization,
+        "gpu_memory_utilization": (
+            engine.gpu_memory_utilization or read_flags(get_config().engine_extra_args).utilization
+        ),
         "measured_at": now,
     }
     StartMeasure.objects.update_or_create(key=key, defaults=values, create_defaults={**kind, **values})

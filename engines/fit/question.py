@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engines import hub, preflight, room
-from engines.fit import measures, source
+from engines.fit import budget, measures, source
 from engines.fit.budget import Host, Model, Place, Wish, batch, settings
 from engines.fit.flags import GIB, read_flags
 from engines.fit.kv_cache import bytes_per_distant_token, bytes_per_token
@@ -20,7 +20,7 @@ from engines.fit.verdict import Verdict, asked_length, judge, parallel_sizes
 from engines.fit.weights import ONLINE, loaded_bytes
 from engines.launchers.container_config import cache_folder
 from engines.models import Gpu
-from engines.placement import kinds
+from engines.placement import kinds, slices_for
 from engines.preflight import Checked, Order
 from engines.waiting import release_database
 from vllm_portal.config import get_config
@@ -64,8 +64,14 @@ def ask(order: Order, kv_cache_dtype: str = "auto", given: Sequence[Place] = ())
     host = Host(flags, config.cpu_kv_cache_gib * GIB)
     revisions = {checked.revision, description.commit}
     model = Model(shape, description.weights, measures.starts_of(checked.model, revisions, checked.image, flags))
-    wish = Wish(order.max_model_len, order.tensor_parallel_size, order.quantization, kv_cache_dtype)
-    places = list(given) or _places(checked)
+    wish = Wish(
+        order.max_model_len,
+        order.tensor_parallel_size,
+        order.quantization,
+        kv_cache_dtype,
+        order.gpu_memory_utilization,
+    )
+    places = list(given) or _places(checked, order.gpu_memory_utilization)
     verdicts = [judge(model, wish, place, host) for place in places]
     how = settings(model, wish, places[0] if places else Place(checked.device, "", 0, 0, 0), host)
     return Answer(
@@ -114,15 +120,16 @@ def _describe(checked: Checked, token: str) -> Description:
     )
 
 
-def _places(checked: Checked) -> list[Place]:
+def _places(checked: Checked, share: float | None) -> list[Place]:
     """What is here: GPUs by kind, or the machine's memory."""
     if checked.device == "cpu":
         here = room.of(on_cpu=True)
-        slots, free = (here.usable, here.free) if here else (preflight.MOST_CPU_WORKERS, preflight.MOST_CPU_WORKERS)
+        slots, free = (here.present, here.free) if here else (preflight.MOST_CPU_WORKERS, preflight.MOST_CPU_WORKERS)
         return [Place("cpu", "CPU", _machine_memory(), slots, free)]
-    present = list(Gpu.objects.filter(present=True).select_related("lease"))
+    slices = slices_for(share)
+    present = list(Gpu.objects.filter(present=True).prefetch_related("leases"))
     return [
-        Place(checked.device, name, memory, len(gpus), sum(gpu.is_free for gpu in gpus))
+        Place(checked.device, name, memory, len(gpus), sum(gpu.free_slices >= slices for gpu in gpus))
         for (name, memory), gpus in kinds(present).items()
     ]
 
@@ -171,7 +178,7 @@ def _notes(shape: Shape, description: Description, wish: Wish, places: list[Plac
         if place.device != "cpu":
             size = batch(wish, place, host)
             notes.append(
-                f"{place.name or 'GPU'}: vLLM uses {host.flags.utilization:g} of its memory and takes up to "
+                f"{place.name or 'GPU'}: vLLM uses {budget.share(wish, host):g} of its memory and takes up to "
                 f"{size.tokens} tokens of {size.requests} requests at once."
             )
     return notes

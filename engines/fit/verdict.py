@@ -7,6 +7,7 @@ from engines.fit.flags import GIB
 from engines.fit.kv_cache import longest_that_fits, needed_bytes
 from engines.fit.shape import Shape
 from engines.fit.weights import ONLINE
+from engines.placement import SLICES
 
 LONGEST = 2**27
 """For models whose file names no greatest length."""
@@ -18,7 +19,7 @@ class Change:
     """One change that makes it fit: the field of a start and its value (None for `model`), and a sentence."""
 
     field: str
-    value: int | str | None
+    value: float | str | None
     text: str
 
 
@@ -132,6 +133,7 @@ def _changes(model: Model, wish: Wish, place: Place, host: Host, verdict: Verdic
     if place.device == "cpu":
         changes += _more_cpu_cache(model, wish, place, host, verdict)
     else:
+        changes += _larger_share(model, wish, place, host)
         if value_bytes(model, wish, host.flags) > 1 and helps(kv_cache_dtype="fp8"):
             text = "A KV cache in 8 bits (an admin adds --kv-cache-dtype=fp8 to engine_extra_args)."
             changes.append(Change("kv_cache_dtype", "fp8", text))
@@ -141,6 +143,19 @@ def _changes(model: Model, wish: Wish, place: Place, host: Host, verdict: Verdic
             if not shape.quantization and not wish.quantization and helps(quantization=name)
         ]
     return tuple(changes) or _smaller_model(verdict, wish)
+
+
+def _larger_share(model: Model, wish: Wish, place: Place, host: Host) -> list[Change]:
+    """In steps of the slices that GPUs are shared by."""
+    if wish.gpu_memory_utilization is None:
+        return []
+    for number in range(1, SLICES):
+        share = number / SLICES
+        if share > wish.gpu_memory_utilization:
+            other = replace(wish, gpu_memory_utilization=share)
+            if _judge(model, other, place, host).fits is True:
+                return [Change("gpu_memory_utilization", share, f"A gpu_memory_utilization of {share:g} or more.")]
+    return []
 
 
 def _more_cpu_cache(model: Model, wish: Wish, place: Place, host: Host, verdict: Verdict) -> list[Change]:

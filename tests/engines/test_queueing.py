@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from engines import queueing, reclaiming
 from engines.models import Engine, Gpu, GpuLease
-from engines.queueing import Place
+from engines.placement import SLICES
+from engines.queueing import Place, Waiting
 from engines.reclaiming import Idle
 from engines.states import State
 from tests.engines.conftest import NOW
@@ -34,7 +35,30 @@ HOURS = [NOW + timedelta(hours=hours) for hours in range(6)]
     ],
 )
 def test_when_ones_turn_comes(waiting, free_from, places):
-    assert queueing.forecast(waiting, free_from) == places
+    assert queueing.forecast([Waiting(pk, gpus, SLICES) for pk, gpus in waiting], whole(free_from)) == places
+
+
+def whole(free_from):
+    """GPUs that come free at these times, all of each at once."""
+    return [[at] * SLICES for at in free_from]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "units", "expected"),
+    [
+        ([6], [[None] * 13 + [NOW] * 7], [NOW]),
+        ([6], [[None] * 14 + [NOW] * 6], [None]),  # a shared one keeps a slice free
+        ([6, 6], [[None] * 7 + [NOW] * 13], [NOW, NOW]),
+        ([6, 7], [[None] * 7 + [NOW] * 13], [NOW, None]),
+        ([10], [[HOURS[2]] * 10 + [NOW] * 10], [HOURS[2]]),
+        ([9, 1], [[HOURS[2]] * 10 + [NOW] * 10], [NOW, HOURS[2]]),
+        ([20], [[NOW] * 10 + [HOURS[3]] * 10, [NOW] * 10 + [HOURS[2]] * 10], [HOURS[2]]),  # two halves are no whole one
+        ([1, 1], [[NOW], [HOURS[1]]], [NOW, HOURS[1]]),  # slots of the CPU
+    ],
+)
+def test_slices_of_different_gpus_are_no_sum(wanted, units, expected):
+    waiting = [Waiting(uuid.UUID(int=number), 1, slices) for number, slices in enumerate(wanted)]
+    assert [place.expected_at for place in queueing.forecast(waiting, units).values()] == expected
 
 
 @given(
@@ -43,7 +67,7 @@ def test_when_ones_turn_comes(waiting, free_from, places):
 )
 def test_nobody_is_promised_what_another_was(wanted, free_from):
     waiting = [(uuid.UUID(int=number), gpus) for number, gpus in enumerate(wanted)]
-    places = queueing.forecast(waiting, free_from)
+    places = queueing.forecast([Waiting(pk, gpus, SLICES) for pk, gpus in waiting], whole(free_from))
     assert [place.position for place in places.values()] == list(range(1, len(wanted) + 1))
     times = [place.expected_at for place in places.values()]
     known = [at for at in times if at is not None]
@@ -56,9 +80,9 @@ def test_nobody_is_promised_what_another_was(wanted, free_from):
 
 @given(st.lists(st.tuples(st.sampled_from(HOURS), st.integers(1, 4)), max_size=7), st.integers(-2, 12))
 def test_no_more_give_way_than_must(engines, wanted):
-    idle = [Idle(uuid.UUID(int=number), since, gpus) for number, (since, gpus) in enumerate(engines)]
-    gpus = {one.engine_id: one.gpus for one in idle}
-    chosen = reclaiming.fewest(idle, wanted)
+    idle = [Idle(uuid.UUID(int=number), since) for number, (since, _) in enumerate(engines)]
+    gpus = {uuid.UUID(int=number): gpus for number, (_, gpus) in enumerate(engines)}
+    chosen = reclaiming.fewest(idle, lambda gone: sum(gpus[one] for one in gone) >= wanted)
     total = sum(gpus[one] for one in chosen)
     if wanted <= 0 or sum(gpus.values()) < wanted:
         assert chosen == []
@@ -66,13 +90,13 @@ def test_no_more_give_way_than_must(engines, wanted):
     assert total >= wanted
     assert all(total - gpus[one] < wanted for one in chosen)
     last = max(one.since for one in idle if one.engine_id in chosen)
-    before = [one for one in idle if one.since < last]
-    assert sum(one.gpus for one in before) < wanted, "those idle longer would have done"
+    before = [one.engine_id for one in idle if one.since < last]
+    assert sum(gpus[one] for one in before) < wanted, "those idle longer would have done"
 
 
 def test_the_longest_idle_goes_first():
-    idle = [Idle(A, HOURS[2], 1), Idle(B, HOURS[1], 1), Idle(C, HOURS[3], 1)]
-    assert reclaiming.fewest(idle, 2) == [B, A]
+    idle = [Idle(A, HOURS[2]), Idle(B, HOURS[1]), Idle(C, HOURS[3])]
+    assert reclaiming.fewest(idle, lambda gone: len(gone) >= 2) == [B, A]
 
 
 @pytest.mark.django_db(transaction=True)

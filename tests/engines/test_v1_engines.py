@@ -263,10 +263,11 @@ def test_a_node_names_its_gpus_and_tells_whose_they_are_to_those_who_may_know(ap
     ]
     GpuLease.objects.create(gpu=gpus[0], engine=engine)
     (node,) = api().get("/api/v1/nodes").json()["results"]
-    assert [gpu["engine"] for gpu in node["gpus"]] == ["(another user's)", None]
+    whole = {"gpu_memory_share": 1.0}
+    assert [gpu["engines"] for gpu in node["gpus"]] == [[{"name": "(another user's)", **whole}], []]
     assert node["engines"] == []
     (node,) = api("root").get("/api/v1/nodes/").json()["results"]
-    assert node["gpus"][0]["engine"] == "his"
+    assert node["gpus"][0]["engines"] == [{"name": "his", **whole}]
     assert api().get(f"/api/v1/nodes/{node['id']}").status_code == 200
     assert api().get("/api/v1/nodes/nowhere").status_code == 404
 

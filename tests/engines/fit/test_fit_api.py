@@ -231,3 +231,19 @@ def test_an_engine_may_use_no_more_than_docker_gives_it(setting, limit, gib):
     setting(docker_memory=limit)
     assert whole > 2**30
     assert question._machine_memory() == (whole if gib is None else min(whole, int(gib * GIB)))
+
+
+def test_a_share_of_a_gpu_is_all_that_it_may_take(ask, fake_hub, on_gpus, engine_in):
+    on_gpus(80, name="H100")
+    order = {"model": "acme/open", "max_model_len": 8192}
+    (whole,) = ask(order).json()["places"]
+    (half,) = ask({**order, "gpu_memory_utilization": 0.5}).json()["places"]
+    assert whole["cache_bytes"] - half["cache_bytes"] == int(0.92 * 80 * GIB) - int(0.5 * 80 * GIB)
+    (small,) = ask({**order, "gpu_memory_utilization": 0.1}).json()["places"]
+    assert (small["fits"], small["changes"][0]) == (
+        False, {"field": "gpu_memory_utilization", "value": 0.3, "text": "A gpu_memory_utilization of 0.3 or more."},
+    )  # fmt: skip
+    GpuLease.objects.create(gpu=Gpu.objects.get(), engine=engine_in(State.READY), slices=10)
+    assert ask({**order, "gpu_memory_utilization": 0.4}).json()["fits_now"] is True
+    assert ask({**order, "gpu_memory_utilization": 0.5}).json()["fits_now"] is False
+    assert ask(order).json()["fits_now"] is False

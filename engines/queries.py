@@ -1,0 +1,51 @@
+"""Engines by what they do and whose they are."""
+
+from typing import Any
+
+from django.conf import settings
+from django.db import models
+from django.db.models import Max
+from django.db.models.functions import Coalesce
+
+from engines.states import ACTIVE, AWAKE, COMING_UP, SERVING, Desired, State
+
+
+class EngineQuerySet(models.QuerySet[Any]):
+    def active(self) -> "EngineQuerySet":
+        return self.filter(state__in=ACTIVE)
+
+    def wakeable(self) -> "EngineQuerySet":
+        """Those that sleep, are about to, or have been woken and are not ready yet: a request to them waits."""
+        falling = models.Q(state=State.STOPPING, desired=Desired.SLEEP)
+        waking = models.Q(state__in=COMING_UP, desired=Desired.RUN, generation__gt=1)
+        return self.filter(models.Q(state=State.ASLEEP) | falling | waking)
+
+    def awake(self) -> "EngineQuerySet":
+        """Active, and something of them may run or come to run."""
+        return self.filter(state__in=AWAKE)
+
+    def serving(self) -> "EngineQuerySet":
+        return self.filter(state__in=SERVING)
+
+    def in_line(self, on_cpu: bool) -> "EngineQuerySet":
+        """Those that wait for GPUs, or for slots of the CPU, the next one first, with the `priority` of their owners:
+        the highest of their groups', 0 without any. Who waits longest comes first among equals."""
+        waiting = self.filter(state=State.QUEUED, desired=Desired.RUN)
+        waiting = waiting.filter(device="cpu") if on_cpu else waiting.exclude(device="cpu")
+        return waiting.annotate(priority=Coalesce(Max("owner__groups__priority__value"), 0)).order_by(
+            "-priority", "state_since", "created_at", "pk"
+        )
+
+    def owned_by(self, user: "settings.AUTH_USER_MODEL") -> "EngineQuerySet":
+        """Those whose life this user decides: an admin's are all."""
+        return self if user.is_admin else self.filter(owner=user)
+
+    def usable_by(self, user: "settings.AUTH_USER_MODEL") -> "EngineQuerySet":
+        """Those this user may send requests to: one's own and those shared with all, with the user or with one of the
+        user's groups; an admin: all."""
+        if user.is_admin:
+            return self
+        named = self.model.shared_users.through.objects.filter(user=user).values("engine")
+        grouped = self.model.shared_groups.through.objects.filter(group__user=user).values("engine")
+        mine = models.Q(owner=user) | models.Q(shared=True)
+        return self.filter(mine | models.Q(pk__in=named) | models.Q(pk__in=grouped))
