@@ -122,7 +122,7 @@ def _place_on_cpu(engine: Engine, now: datetime) -> bool:
 
 
 def _place_on_gpus(engine: Engine, now: datetime) -> bool:
-    present = list(Gpu.objects.filter(present=True).prefetch_related("leases"))
+    present = list(Gpu.objects.filter(present=True).prefetch_related("leases__engine"))
     if not present and not Gpu.objects.exists():
         return lifecycle.place(engine, [], now)  # whoever starts containers sees the GPUs, and this machine does not
     if not present:
@@ -132,7 +132,8 @@ def _place_on_gpus(engine: Engine, now: datetime) -> bool:
     if _others_are_before(engine, len(usable)):
         lifecycle.progress(engine, now, "waiting for GPUs, behind engines that come first")
         return False
-    free = [gpu for gpu in usable if gpu.free_slices >= engine.gpu_slices]
+    roomy = [gpu for gpu in usable if gpu.free_slices >= engine.gpu_slices]
+    free = [gpu for gpu in roomy if not gpu.coming_up]
     chosen = choose(usable, free, engine.tensor_parallel_size)
     if chosen is None:
         wanted = engine.tensor_parallel_size
@@ -142,6 +143,9 @@ def _place_on_gpus(engine: Engine, now: datetime) -> bool:
         else:
             share = f"{engine.gpu_memory_utilization:.0%} of the memory of {wanted} {many}"
             detail = f"waiting for {share} ({len(free)} of {len(present)} have as much left)"
+        if choose(usable, roomy, wanted) is not None:
+            names = ", ".join(sorted({name for gpu in roomy for name in gpu.coming_up}))
+            detail = f"waiting until {names} has come up on the same GPU, whose memory it measures"
         taken = [str(gpu.index) for gpu in present if gpu.is_taken]
         if taken:
             detail += f"; programs that are no engines hold memory of GPU {', '.join(taken)}"

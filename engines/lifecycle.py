@@ -96,11 +96,11 @@ def place(engine: Engine, gpus: list[Gpu], now: datetime, slots: Collection[int]
 
 
 def _lease(gpu: Gpu, engine: Engine, now: datetime) -> None:
-    """The lowest of its slices. Raises _Overtaken, or IntegrityError, where it has too few left."""
+    """The lowest of its slices. Raises _Overtaken, or IntegrityError, where it has too few left or another comes up."""
     wanted = engine.gpu_slices
     taken = set(GpuSlice.objects.filter(gpu=gpu).values_list("number", flat=True))
     numbers = [n for n in range(SLICES if wanted == SLICES else SLICES - 1) if n not in taken][:wanted]
-    if len(numbers) < wanted:
+    if len(numbers) < wanted or GpuLease.objects.filter(gpu=gpu, engine__state__in=COMING_UP).exists():
         raise _Overtaken
     lease = GpuLease.objects.create(gpu=gpu, engine=engine, slices=wanted, since=now)
     GpuSlice.objects.bulk_create(GpuSlice(gpu=gpu, number=number, lease=lease) for number in numbers)

@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from engines.placement import SLICES, free_slices, slices_for
 from engines.queries import EngineQuerySet
-from engines.states import Desired, State
+from engines.states import COMING_UP, Desired, State
 from vllm_portal.config import get_config
 
 
@@ -205,6 +205,11 @@ class Gpu(models.Model):
     def free_slices(self) -> int:
         """That one more engine may get."""
         return 0 if self.is_taken else free_slices(sum(lease.slices for lease in self.leases.all()))
+
+    @property
+    def coming_up(self) -> list[str]:
+        """Names of engines that come up on it. Meanwhile vLLM 0.32 takes for its own what others take of its memory."""
+        return [lease.engine.name for lease in self.leases.all() if lease.engine.state in COMING_UP]
 
     @property
     def is_free(self) -> bool:

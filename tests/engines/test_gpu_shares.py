@@ -47,9 +47,10 @@ def wants(engine_in):
 
 
 def places(*engines):
-    """The GPUs of each, after a round of launches."""
+    """The GPUs of each, after a round of launches in which each comes up at once."""
     for engine in engines:
         launching.launch(engine.pk)
+        lifecycle.move(engine, State.LOADING, State.READY, NOW)
     return [sorted(engine.gpu_leases.values_list("gpu__index", flat=True)) for engine in engines]
 
 
@@ -69,7 +70,8 @@ def test_a_share_of_several_gpus_is_of_each(fake, wants, two_gpus):
 
 def test_who_waits_is_told_for_what(fake, wants, two_gpus):
     holder, second, waiting = wants(0.7, tensor_parallel_size=2), wants(0.4), wants(0.1)
-    assert places(holder, second, waiting) == [[0, 1], [], []]
+    for engine in (holder, second, waiting):
+        launching.launch(engine.pk)
     second.refresh_from_db()
     waiting.refresh_from_db()
     assert second.detail == "waiting for 40% of the memory of 1 GPU (0 of 2 have as much left)"
@@ -89,6 +91,7 @@ def test_what_an_engine_held_is_free_after_its_end(fake, wants, two_gpus):
 def test_the_database_refuses_to_give_a_slice_twice(wants, two_gpus):
     gpu, first, second = two_gpus[0], wants(0.5), wants(0.5)
     assert lifecycle.place(first, [gpu], NOW)
+    Engine.objects.filter(pk=first.pk).update(state=State.READY)
     assert not lifecycle.place(second, [gpu], NOW), "a shared one keeps a slice"
     lease = GpuLease.objects.create(gpu=gpu, engine=second, slices=1)
     with pytest.raises(IntegrityError), transaction.atomic():
@@ -96,11 +99,29 @@ def test_the_database_refuses_to_give_a_slice_twice(wants, two_gpus):
     GpuSlice.objects.create(gpu=gpu, number=10, lease=lease)
 
 
+def test_one_at_a_time_comes_up_on_a_gpu(fake, wants, two_gpus):
+    """vLLM would take for its own what another takes meanwhile."""
+    first, second, third = (wants(0.2) for _ in range(3))
+    for engine in (first, second, third):
+        launching.launch(engine.pk)
+    assert [engine.gpu_leases.get().gpu.index for engine in (first, second)] == [0, 1]
+    third.refresh_from_db()
+    assert third.detail == (
+        f"waiting until {first.name}, {second.name} has come up on the same GPU, whose memory it measures"
+    )
+    assert not lifecycle.place(third, two_gpus[:1], NOW)
+    lifecycle.move(Engine.objects.get(pk=second.pk), State.LOADING, State.READY, NOW)
+    assert places(third) == [[1]]
+
+
 def test_many_at_once_never_hold_more_than_there_is(fake, wants, two_gpus):
     engines = [wants(0.3) for _ in range(12)]
-    at_once(*[lambda engine=engine: launching.launch(engine.pk) for engine in engines])
-    for _ in range(3):
-        placed = [place for place in places(*engines) if place]
+    for _ in range(6):
+        at_once(*[lambda engine=engine: launching.launch(engine.pk) for engine in engines])
+        up = [engine.pk for engine in Engine.objects.filter(state=State.LOADING)]
+        assert len(up) <= 2
+        Engine.objects.filter(pk__in=up).update(state=State.READY)
+    placed = [place for place in places(*engines) if place]
     assert sorted(placed) == [[0]] * 3 + [[1]] * 3
     assert GpuSlice.objects.count() == 2 * 18
 
