@@ -23,6 +23,7 @@ os.environ |= {
     "PORTAL_DATA_DIR": str(_DIRECTORY),
     "PORTAL_LAUNCHER": "simulator",
     "PORTAL_HF_CHECK": "false",
+    "PORTAL_HF_CACHE_DIR": str(_DIRECTORY / "hf"),  # models are removed from it
     "PORTAL_USAGE_BACKLOG_SECONDS": "0",  # no worker runs beside the tests
 }
 

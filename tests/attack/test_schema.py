@@ -19,15 +19,17 @@ LEFT_OUT = (
     "/token/logout/",  # the attacker would be refused everywhere from then on and learn nothing
     "/api/v1/engines/{id}/logs/stream/",  # goes on as long as the engine lives
 )
-ONLY_ADMINS = 16
+ONLY_ADMINS = 19
 """Operations at which a user gets nothing but 403."""
 
 
 @pytest.fixture
 def portal(tmp_path_factory):
     """One for each attacker: an admin locks the other users out."""
+    directory = tmp_path_factory.mktemp("attack")
+    (directory / "hf/hub/models--acme--cached").mkdir(parents=True)
     process = PortalProcess(
-        tmp_path_factory.mktemp("attack"), launcher="simulator", engines_per_user=1, start_wait_seconds=1,
+        directory, launcher="simulator", engines_per_user=1, start_wait_seconds=1,
         stop_wait_seconds=1, stop_engines_on_exit=1,
     )  # fmt: skip
     process.start()

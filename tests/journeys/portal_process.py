@@ -33,6 +33,7 @@ class PortalProcess:
             "PORT": self.port,
             "ADMIN_PASSWORD": ADMIN_PASSWORD,
             "HF_CHECK": "false",
+            "HF_CACHE_DIR": directory / "hf",
         }
         named = {f"PORTAL_{name.upper()}": str(value) for name, value in {**fixed, **settings}.items()}
         self.environment = {**kept, **named, "PYTHONUNBUFFERED": "1"}
