@@ -1,5 +1,6 @@
 """`/api/v1/cached-models`: what the Hugging Face cache holds, for admins."""
 
+from django.utils import timezone
 from drf_spectacular.utils import OpenApiExample, OpenApiParameter, extend_schema
 from rest_framework import serializers, status
 from rest_framework.permissions import IsAuthenticated
@@ -84,6 +85,6 @@ class CachedModelViewSet(ViewSet):
 
     @extend_schema(responses={204: None}, parameters=[OpenApiParameter("id", str, OpenApiParameter.PATH)])
     def destroy(self, request: Request, pk: str) -> Response:
-        removed = model_cache.remove(pk)
+        removed = model_cache.remove(pk, timezone.now())
         note(request.user, f"cached model {removed.model}", "removed", size_bytes=removed.size_bytes)
         return Response(status=status.HTTP_204_NO_CONTENT)

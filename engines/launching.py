@@ -135,23 +135,26 @@ def _place_on_gpus(engine: Engine, now: datetime) -> bool:
     roomy = [gpu for gpu in usable if gpu.free_slices >= engine.gpu_slices]
     free = [gpu for gpu in roomy if not gpu.coming_up]
     chosen = choose(usable, free, engine.tensor_parallel_size)
-    if chosen is None:
-        wanted = engine.tensor_parallel_size
-        many = "GPUs" if wanted > 1 else "GPU"
-        if engine.gpu_slices == SLICES:
-            detail = f"waiting for {wanted} free {many} ({len(free)} of {len(present)} are free)"
-        else:
-            share = f"{engine.gpu_memory_utilization:.0%} of the memory of {wanted} {many}"
-            detail = f"waiting for {share} ({len(free)} of {len(present)} have as much left)"
-        if choose(usable, roomy, wanted) is not None:
-            names = ", ".join(sorted({name for gpu in roomy for name in gpu.coming_up}))
-            detail = f"waiting until {names} has come up on the same GPU, whose memory it measures"
-        taken = [str(gpu.index) for gpu in present if gpu.is_taken]
-        if taken:
-            detail += f"; programs that are no engines hold memory of GPU {', '.join(taken)}"
-        lifecycle.progress(engine, now, detail)
-        return False
-    return lifecycle.place(engine, chosen, now)
+    if chosen is not None:
+        return lifecycle.place(engine, chosen, now)
+    if choose(usable, roomy, engine.tensor_parallel_size) is not None:
+        names = sorted({name for gpu in roomy for name in gpu.coming_up})
+        detail = f"waiting until {' or '.join(names[:3])} has come up on the same GPU, whose memory it measures"
+    else:
+        detail = _too_few(engine, len(roomy), present)
+    lifecycle.progress(engine, now, detail)
+    return False
+
+
+def _too_few(engine: Engine, free: int, present: list[Gpu]) -> str:
+    many = f"{engine.tensor_parallel_size} GPU{'s' * (engine.tensor_parallel_size > 1)}"
+    if engine.gpu_slices == SLICES:
+        detail = f"waiting for {many.replace(' ', ' free ')} ({free} of {len(present)} are free)"
+    else:
+        share = f"{engine.gpu_memory_utilization:.0%}"
+        detail = f"waiting for {share} of the memory of {many} ({free} of {len(present)} have as much left)"
+    taken = [str(gpu.index) for gpu in present if gpu.is_taken]
+    return detail + (f"; programs that are no engines hold memory of GPU {', '.join(taken)}" if taken else "")
 
 
 def _others_are_before(engine: Engine, usable: int) -> bool:

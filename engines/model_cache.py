@@ -9,7 +9,8 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from datetime import datetime
+from contextlib import suppress
+from datetime import datetime, timedelta
 from pathlib import Path
 from stat import S_ISREG
 from typing import NamedTuple
@@ -25,6 +26,7 @@ from vllm_portal.errors import Conflict, NotFound
 
 _ASIDE = ".removed-"
 _PREFIX = "models--"
+_FOR_SURE = timedelta(minutes=5)
 
 
 class CachedModel(NamedTuple):
@@ -77,7 +79,7 @@ def disk() -> Disk:
     return Disk(str(folder), usage.total, usage.free)
 
 
-def remove(identity: str) -> CachedModel:
+def remove(identity: str, now: datetime) -> CachedModel:
     """What it was. Raises NotFound, and Conflict where an engine has it or the portal may not delete it; then all of it
     is still there."""
     found = next((one for one in listed() if one.id == identity), None)
@@ -91,16 +93,27 @@ def remove(identity: str) -> CachedModel:
             f"The portal may not delete {path}: engines in containers write it as root. As root: rm -r {path}"
         )
     aside = hub / f"{_ASIDE}{secrets.token_hex(8)}"
-    path.rename(aside)
+    try:
+        path.rename(aside)
+    except OSError as error:
+        raise Conflict(f"{path} cannot be moved: {error.strerror}. Try again.") from None
     try:
         _refuse_in_use(found.model)  # who has come since finds nothing, and downloads it
     except Conflict:
         if not path.exists():
             aside.rename(path)
         raise
-    for left in hub.glob(f"{_ASIDE}*"):
+    for left in {aside, *_left_aside(hub, now)}:
         shutil.rmtree(left, ignore_errors=True)
     return found
+
+
+def _left_aside(hub: Path, now: datetime) -> Iterator[Path]:
+    """By processes that died. What has just been moved, somebody else may still move back."""
+    for path in hub.glob(f"{_ASIDE}*"):
+        with suppress(FileNotFoundError):
+            if path.lstat().st_ctime < (now - _FOR_SURE).timestamp():
+                yield path
 
 
 def _refuse_in_use(model: str) -> None:

@@ -5,6 +5,7 @@ from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import path
+from django.utils import timezone
 from django.views.decorators.http import require_POST, require_safe
 
 from accounts.change_log import note
@@ -46,7 +47,7 @@ def remove_cached_model(request: HttpRequest) -> HttpResponse:
     if not request.user.is_admin:
         raise PermissionDenied
     try:
-        removed = model_cache.remove(request.POST.get("id", ""))
+        removed = model_cache.remove(request.POST.get("id", ""), timezone.now())
     except CallerError as error:
         messages.error(request, str(error))
     else:

@@ -107,7 +107,7 @@ def test_one_at_a_time_comes_up_on_a_gpu(fake, wants, two_gpus):
     assert [engine.gpu_leases.get().gpu.index for engine in (first, second)] == [0, 1]
     third.refresh_from_db()
     assert third.detail == (
-        f"waiting until {first.name}, {second.name} has come up on the same GPU, whose memory it measures"
+        f"waiting until {first.name} or {second.name} has come up on the same GPU, whose memory it measures"
     )
     assert not lifecycle.place(third, two_gpus[:1], NOW)
     lifecycle.move(Engine.objects.get(pk=second.pk), State.LOADING, State.READY, NOW)

@@ -1,9 +1,12 @@
 """What the Hugging Face cache holds, and how a model goes out of it."""
 
 import os
+import shutil
+from datetime import timedelta
 
 import pytest
 from django.contrib.admin.models import LogEntry
+from django.utils import timezone
 
 from engines import model_cache
 from engines.models import Engine
@@ -89,8 +92,22 @@ def test_a_model_that_is_removed_is_gone_and_what_was_left_aside_too(hub, cached
     cached("acme/tiny", 7)
     cached("acme/other", 7)
     (hub / ".removed-0").mkdir()
-    assert model_cache.remove("acme--tiny").size_bytes == 7
-    assert [path.name for path in hub.iterdir()] == ["models--acme--other"]
+    assert model_cache.remove("acme--tiny", timezone.now()).size_bytes == 7
+    assert {path.name for path in hub.iterdir()} == {"models--acme--other", ".removed-0"}, "somebody may be at it"
+    model_cache.remove("acme--other", timezone.now() + timedelta(minutes=6))
+    assert list(hub.iterdir()) == []
+
+
+def test_who_is_later_is_told(cached, monkeypatch):
+    folder = cached("acme/tiny")
+
+    def too_late(path, target):
+        shutil.rmtree(folder)
+        os.rename(path, target)
+
+    monkeypatch.setattr(model_cache.Path, "rename", too_late)
+    with pytest.raises(Conflict, match="No such file"):
+        model_cache.remove("acme--tiny", timezone.now())
 
 
 def test_what_a_removed_model_links_to_stays(cached, tmp_path):
@@ -98,7 +115,7 @@ def test_what_a_removed_model_links_to_stays(cached, tmp_path):
     kept.mkdir()
     (kept / "file").write_text("")
     (cached("acme/tiny") / "snapshots" / "away").symlink_to(kept)
-    model_cache.remove("acme--tiny")
+    model_cache.remove("acme--tiny", timezone.now())
     assert (kept / "file").exists()
 
 
@@ -106,7 +123,7 @@ def test_what_a_removed_model_links_to_stays(cached, tmp_path):
 def test_what_is_not_there_is_not_removed(cached, identity):
     folder = cached("acme/tiny")
     with pytest.raises(NotFound):
-        model_cache.remove(identity)
+        model_cache.remove(identity, timezone.now())
     assert folder.exists()
 
 
@@ -116,14 +133,14 @@ def test_it_stays_while_an_engine_has_it(cached, engine_in, state, columns):
     folder = cached("acme/tiny", 7)
     engine = engine_in(state, **columns)
     with pytest.raises(Conflict, match=engine.name):
-        model_cache.remove("acme--tiny")
+        model_cache.remove("acme--tiny", timezone.now())
     assert (folder / "blobs" / "b0").exists()
 
 
 def test_a_sleeping_engine_downloads_it_again(cached, engine_in):
     folder = cached("acme/tiny")
     Engine.objects.filter(pk=engine_in(State.READY, model="acme/tiny").pk).update(state=State.ASLEEP, desired="sleep")
-    model_cache.remove("acme--tiny")
+    model_cache.remove("acme--tiny", timezone.now())
     assert not folder.exists()
 
 
@@ -138,7 +155,7 @@ def test_an_engine_that_comes_meanwhile_finds_all_of_it(cached, engine_in, monke
 
     monkeypatch.setattr(model_cache.Path, "rename", with_a_start)
     with pytest.raises(Conflict):
-        model_cache.remove("acme--tiny")
+        model_cache.remove("acme--tiny", timezone.now())
     assert (folder / "blobs" / "b0").exists()
 
 
@@ -146,7 +163,7 @@ def test_where_the_portal_may_not_delete_all_of_it_stays(cached, monkeypatch):
     folder = cached("acme/tiny", 7)
     monkeypatch.setattr(os, "access", lambda path, mode: path != folder / "blobs")
     with pytest.raises(Conflict, match="rm -r"):
-        model_cache.remove("acme--tiny")
+        model_cache.remove("acme--tiny", timezone.now())
     assert (folder / "blobs" / "b0").exists()
 
 
