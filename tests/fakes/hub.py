@@ -14,6 +14,11 @@ REVISIONS = {"main": COMMIT, COMMIT: COMMIT, "v1": OLD_COMMIT, "refs/pr/3": OLD_
 ACCOUNTS = {GOOD_TOKEN: "alice-hf", POOR_TOKEN: "bob-hf"}
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *_: object) -> None:
+        """Who asked has left, as after a time-out. What a handler does wrong, its client sees."""
+
+
 class FakeHub:
     """`acme/open` is for all, `acme/gated` and `acme/private` for GOOD_TOKEN, and there is nothing else.
 
@@ -50,7 +55,7 @@ class FakeHub:
             def log_message(self, *_: object) -> None:
                 """Silence."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
         self._thread.start()
