@@ -129,9 +129,7 @@ class Card:
             said.append(f"of {self.asked_by}")
         if self.shared_with:
             said.append(self.shared_with)
-        for lease in engine.gpu_leases.all():
-            part = f"{lease.part} of {lease.gpu}" if lease.part else str(lease.gpu)
-            said.append(f"{part}: {lease.gpu.told}" if lease.gpu.told else part)
+        said += [lease.told for lease in engine.gpu_leases.all()]
         said += self.terms
         if engine.served_max_model_len:
             said.append(f"requests of up to {engine.served_max_model_len:,} tokens")

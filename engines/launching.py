@@ -107,15 +107,15 @@ def _place(engine: Engine) -> bool:
 
 
 def _place_on_cpu(engine: Engine, now: datetime) -> bool:
-    here = room.of(on_cpu=True)
-    if here is None:
+    slots = get_config().cpu_slots
+    if slots is None:
         return lifecycle.place(engine, [], now)
-    if _others_are_before(engine, len(here.units)):
+    if _others_are_before(engine, slots):
         lifecycle.progress(engine, now, "waiting for slots, behind engines that come first")
         return False
     free, wanted = room.free_slots(), engine.tensor_parallel_size
     if len(free) < wanted:
-        detail = f"waiting for {wanted} free slot{'s' * (wanted > 1)} ({len(free)} of {here.present} are free)"
+        detail = f"waiting for {wanted} free slot{'s' * (wanted > 1)} ({len(free)} of {slots} are free)"
         lifecycle.progress(engine, now, detail)
         return False
     return lifecycle.place(engine, [], now, free[:wanted])

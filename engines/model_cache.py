@@ -20,12 +20,10 @@ from django.db.models import Max
 from engines import hub_cache
 from engines.launchers.container_config import cache_folder
 from engines.models import Engine
-from engines.vllm_command import is_model_name
 from vllm_portal.config import get_config
 from vllm_portal.errors import Conflict, NotFound
 
 _ASIDE = ".removed-"
-_PREFIX = "models--"
 _FOR_SURE = timedelta(minutes=5)
 
 
@@ -56,11 +54,11 @@ def listed() -> list[CachedModel]:
     starts = dict(Engine.objects.order_by().values_list("model").annotate(Max("created_at")))
     found = []
     for path in _repositories():
-        model = _model(path.name)
+        model = hub_cache.model_of(path.name)
         sizes = list(_files(path))
         found.append(
             CachedModel(
-                id=path.name.removeprefix(_PREFIX),
+                id=model.replace("/", "--"),
                 model=model,
                 size_bytes=sum(size for _, size in sizes),
                 unfinished_bytes=sum(size for name, size in sizes if name.endswith(".incomplete")),
@@ -86,7 +84,7 @@ def remove(identity: str, now: datetime) -> CachedModel:
     if found is None:
         raise NotFound("The cache has no such model.")
     hub = _hub()
-    path = hub / f"{_PREFIX}{identity}"
+    path = hub / hub_cache.folder_of(found.model)
     _refuse_in_use(found.model)
     if not all(os.access(folder, os.W_OK | os.X_OK) for folder in (hub, path, *_folders(path))):
         raise Conflict(
@@ -144,17 +142,15 @@ def _hub() -> Path:
 def _repositories() -> list[Path]:
     hub = _hub()
     try:
-        return [path for path in hub.iterdir() if _model(path.name) and path.is_dir() and not path.is_symlink()]
+        return [path for path in hub.iterdir() if _is_model(path)]
     except FileNotFoundError:
         return []
     except OSError as error:
         raise Conflict(f"The portal may not look into {hub}: {error.strerror}.") from None
 
 
-def _model(folder: str) -> str:
-    """ "": the folder is no model's."""
-    name = folder.removeprefix(_PREFIX).replace("--", "/")
-    return name if folder.startswith(_PREFIX) and is_model_name(name) else ""
+def _is_model(path: Path) -> bool:
+    return bool(hub_cache.model_of(path.name)) and path.is_dir() and not path.is_symlink()
 
 
 def _files(path: Path) -> Iterator[tuple[str, int]]:

@@ -212,10 +212,6 @@ class Gpu(models.Model):
         return [lease.engine.name for lease in self.leases.all() if lease.engine.state in COMING_UP]
 
     @property
-    def is_free(self) -> bool:
-        return self.free_slices == SLICES
-
-    @property
     def told(self) -> str:
         """How it does, in a few words; "": it does not say."""
         said = []
@@ -246,6 +242,12 @@ class GpuLease(models.Model):
     def part(self) -> str:
         """Such as `30 %`; "": all of it."""
         return "" if self.slices == SLICES else f"{100 * self.slices // SLICES} %"
+
+    @property
+    def told(self) -> str:
+        """Such as `30 % of GPU 0 (NVIDIA H200): 87 % busy`."""
+        where = f"{self.part} of {self.gpu}" if self.part else str(self.gpu)
+        return f"{where}: {self.gpu.told}" if self.gpu.told else where
 
 
 class GpuSlice(models.Model):

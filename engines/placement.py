@@ -33,6 +33,11 @@ def free_slices(held: int) -> int:
     return max(0, SLICES - 1 - held) if held else SLICES
 
 
+def slices_to_be_free(wanted: int, slices: int) -> int:
+    """Of a unit of so many, for `wanted`: the same rule, where it is asked for a moment to come."""
+    return min(wanted + 1, slices)
+
+
 def choose(present: Sequence[AnyCard], free: Sequence[AnyCard], wanted: int) -> list[AnyCard] | None:
     """`wanted` of the free GPUs, or None: wait. `free`: those of `present` that have enough left.
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from engines import room
 from engines.models import Engine
-from engines.placement import slices_for
+from engines.placement import slices_for, slices_to_be_free
 from engines.room import Room
 from engines.states import State
 
@@ -65,7 +65,7 @@ def _earliest(one: Waiting, times: list[list[datetime]], sizes: Sequence[int]) -
     """When it finds its place, which is taken out of `times`. None: nobody knows."""
     room_at = []
     for number, unit in enumerate(times):
-        needed = room.needed(one.slices, sizes[number])
+        needed = slices_to_be_free(one.slices, sizes[number])
         if len(unit) >= needed:
             room_at.append((unit[needed - 1], number))
     if len(room_at) < one.units:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from engines.models import CpuLease, Gpu, GpuLease
-from engines.placement import SLICES
+from engines.placement import SLICES, slices_to_be_free
 from vllm_portal.config import get_config
 
 
@@ -32,7 +32,7 @@ class Unit(NamedTuple):
     def has_room(self, wanted: int, without: Collection[UUID] = ()) -> bool:
         """For so many slices, once these engines are gone."""
         left = self.slices - sum(held.slices for held in self.leases if held.engine_id not in without)
-        return left >= needed(wanted, self.slices)
+        return left >= slices_to_be_free(wanted, self.slices)
 
 
 class Room(NamedTuple):
@@ -45,11 +45,6 @@ class Room(NamedTuple):
     def free(self) -> int:
         """Units that nobody holds anything of."""
         return sum(not unit.leases for unit in self.units)
-
-
-def needed(wanted: int, slices: int) -> int:
-    """How many of a unit's slices must be free for `wanted`: a shared GPU keeps one."""
-    return min(wanted + 1, slices)
 
 
 def of(on_cpu: bool) -> Room | None:

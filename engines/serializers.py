@@ -24,6 +24,14 @@ class OptionalTextField(StrictCharField):
         return "" if text in self._unset else text
 
 
+class RevisionField(OptionalTextField):
+    def __init__(self) -> None:
+        super().__init__(
+            unset=("auto", "None"), trim_whitespace=False, max_length=100,
+            help_text="Branch, tag or commit of the model's repository. Missing: main, as it is now.",
+        )  # fmt: skip
+
+
 class GpuShareField(LenientFloatField):
     def __init__(self) -> None:
         super().__init__(
@@ -55,10 +63,7 @@ class StartSerializer(OnBehalfSerializer):
         help_text="Name on Hugging Face, such as facebook/opt-125m, or a folder that an admin allows. Required.",
     )
     MODEL = OptionalTextField(trim_whitespace=False, max_length=300, help_text="The same as Model.")
-    REVISION = OptionalTextField(
-        unset=("auto", "None"), trim_whitespace=False, max_length=100,
-        help_text="Branch, tag or commit of the model's repository. Missing: main, as it is now.",
-    )  # fmt: skip
+    REVISION = RevisionField()
     MAX_MODEL_LEN = LenientIntegerField(
         required=False, allow_null=True, default=None, min_value=1, max_value=MAX_MODEL_LEN,
         help_text="Longest request in tokens. Missing: the model's own.",

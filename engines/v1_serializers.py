@@ -14,7 +14,14 @@ from rest_framework import serializers
 from engines import gauges, queueing, sharing, starts, terms
 from engines.models import Engine
 from engines.preflight import Order
-from engines.serializers import EventSerializer, GpuShareField, OnBehalfSerializer, OptionalTextField, endpoint_of
+from engines.serializers import (
+    EventSerializer,
+    GpuShareField,
+    OnBehalfSerializer,
+    OptionalTextField,
+    RevisionField,
+    endpoint_of,
+)
 from engines.states import State
 from engines.vllm_command import MAX_MODEL_LEN, MAX_SEED
 from vllm_portal.errors import FieldError
@@ -56,10 +63,7 @@ class EngineOrderSerializer(OnBehalfSerializer):
         trim_whitespace=False, max_length=300, help_text="Name on Hugging Face, or an allowed folder."
     )
     hugging_face_hub_token = OptionalTextField(unset=("None",), max_length=500, write_only=True)
-    revision = OptionalTextField(
-        unset=("auto", "None"), trim_whitespace=False, max_length=100,
-        help_text="Branch, tag or commit of the model's repository. Missing: main, as it is now.",
-    )  # fmt: skip
+    revision = RevisionField()
     max_model_len = LenientIntegerField(
         required=False, allow_null=True, default=None, min_value=1, max_value=MAX_MODEL_LEN,
         help_text="Longest request in tokens. Missing: the model's own.",

@@ -34,7 +34,7 @@ def wake(engine: Engine, by: str) -> bool:
         owner = User.objects.select_for_update().filter(pk=engine.owner_id).first()
         if owner is None:
             return False
-        if engine.device != "cpu":
+        if not engine.on_cpu:
             refuse_too_many_gpus(owner, engine.gpus)
         if not lifecycle.wake(engine, timezone.now(), by):
             return False

@@ -149,7 +149,7 @@ class TestOtherPrograms:
             "waiting for 1 free GPU (0 of 2 are free); programs that are no engines hold memory of GPU 0"
         )
         assert queueing.of([second], NOW)[second.pk].expected_at is None
-        assert [gpu.is_free for gpu in Gpu.objects.all()] == [False, False]
+        assert [gpu.free_slices for gpu in Gpu.objects.all()] == [0, 0]
         (node,) = client_of(alice).get("/api/v1/nodes").json()["results"]
         assert [one["foreign_memory_bytes"] for one in node["gpus"]] == [60 * GIB, 0]
         gpus.refresh(NOW, lambda: [replace(H200, processes_memory_bytes=0), other])
@@ -176,30 +176,29 @@ class TestOtherPrograms:
         waiting = [engine_in(State.QUEUED, device="cuda") for _ in range(2)]
         assert sorted(queueing.of(waiting, NOW).values()) == [(1, None), (2, None)]
 
-    def test_idle_engines_make_room_for_who_can_use_it(self, engine_in, setting):
+    OTHER = replace(H200, uuid="GPU-b", index=1, processes_memory_bytes=0)
+
+    @pytest.fixture
+    def idle(self, engine_in, setting):
+        """An engine that may give way, on the GPU beside the one that others hold."""
         setting(reclaim_idle_minutes=1)
-        other = replace(H200, uuid="GPU-b", index=1, processes_memory_bytes=0)
-        gpus.refresh(NOW, lambda: [H200, other])
+        gpus.refresh(NOW, lambda: [H200, self.OTHER])
         idle = engine_in(State.READY, device="cuda")
         GpuLease.objects.create(gpu=Gpu.objects.get(uuid="GPU-b"), engine=idle)
         Engine.objects.update(used_at=NOW)
         idle.refresh_from_db()
+        return idle
+
+    def test_idle_engines_make_room_for_who_can_use_it(self, engine_in, idle):
         engine_in(State.QUEUED, device="cuda", tensor_parallel_size=2)
         engine_in(State.QUEUED, device="cuda")
         assert reclaiming.chosen([idle], NOW + timedelta(hours=1)) == [idle]
 
-    def test_idle_engines_do_not_give_way_for_it(self, engine_in, setting):
+    def test_idle_engines_do_not_give_way_for_it(self, engine_in, idle):
         """Both GPUs are wanted, and one of them cannot be had: to stop the engine on the other would help nobody."""
-        setting(reclaim_idle_minutes=1)
-        other = replace(H200, uuid="GPU-b", index=1, processes_memory_bytes=0)
-        gpus.refresh(NOW, lambda: [H200, other])
-        idle = engine_in(State.READY, device="cuda")
-        GpuLease.objects.create(gpu=Gpu.objects.get(uuid="GPU-b"), engine=idle)
-        Engine.objects.update(used_at=NOW)
-        idle.refresh_from_db()
         engine_in(State.QUEUED, device="cuda", tensor_parallel_size=2)
         assert reclaiming.chosen([idle], NOW + timedelta(hours=1)) == []
-        gpus.refresh(NOW, lambda: [replace(H200, processes_memory_bytes=0), other])
+        gpus.refresh(NOW, lambda: [replace(H200, processes_memory_bytes=0), self.OTHER])
         assert reclaiming.chosen([idle], NOW + timedelta(hours=1)) == [idle]
 
 
