@@ -131,11 +131,11 @@ class Admission:
             raise answer
         return answer
 
-    def opened(self, wish: Wish, answer: list[Any]) -> Reservation:
+    def opened(self, wish: Wish, answer: bytes) -> Reservation:
         """For Asking: what was granted is open from now on, and checkpointed until it is settled."""
         caller, request_id, meta, prompt_tokens, _ = wish
-        _, granted, *rates, holds = answer
-        reservation = Reservation(caller, request_id, meta, prompt_tokens, granted, self._loop.time(), rates, holds)
+        _, granted, *rates, holds = answer.split(b"\t")
+        reservation = Reservation(caller, request_id, meta, prompt_tokens, int(granted), self._loop.time(), rates, holds)
         self._open[request_id] = reservation
         return reservation
 
@@ -143,11 +143,12 @@ class Admission:
         """Holds up to so many generated tokens more. `done` gets how many: 0 where none are free, None where the ledger
         is away."""
 
-        def landed(answer: Any) -> None:
+        def landed(answer: bytes | LedgerAway) -> None:
             if isinstance(answer, LedgerAway):
                 done(None)
                 return
-            granted, holds = answer
+            told, _, holds = answer.partition(b"\t")
+            granted = int(told)
             if granted:
                 reservation.generated_tokens += granted
                 reservation.holds = holds
@@ -230,8 +231,8 @@ class Admission:
             self.link.send(ignore, SETTLE, operation)
 
     def _reopen(self, reservation: Reservation) -> None:
-        def landed(answer: Any) -> None:
-            if answer == 1:  # its windows are lost with the rest, or counted anew from the records
+        def landed(answer: bytes | LedgerAway) -> None:
+            if answer == b"1":  # its windows are lost with the rest, or counted anew from the records
                 reservation.holds = b""
 
         held = b"%d" % reservation.prompt_tokens, b"%d" % reservation.generated_tokens
@@ -252,7 +253,7 @@ class Admission:
         self._touched.add(user_id)
 
     def _send_settlement(self, operation: bytes) -> None:
-        def landed(answer: Any) -> None:
+        def landed(answer: bytes | LedgerAway) -> None:
             self._settling -= 1
             if isinstance(answer, LedgerAway):
                 self._unsettled.append(operation)
@@ -276,8 +277,8 @@ class Admission:
             self._send_settlement(operation)
 
     def _checkpoint(self, reservation: Reservation) -> None:
-        def landed(answer: Any) -> None:
-            if answer == 0 and not reservation.settled:
+        def landed(answer: bytes | LedgerAway) -> None:
+            if answer == b"0" and not reservation.settled:
                 logger.warning("request %s was settled by the reaper while it ran", reservation.request_id.decode())
 
         seen = reservation.seen()
@@ -292,7 +293,7 @@ class Admission:
         """Settles requests whose process died: at once where that is known, else once it was silent for a lease, and
         for another after somebody noticed. It may only have had no Redis to talk to."""
         try:
-            while await self.link.ask(b"reap", b"100", self._lease_ms) == 100:
+            while await self.link.ask(b"reap", b"100", self._lease_ms) == b"100":
                 pass
         except LedgerAway:
             return

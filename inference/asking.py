@@ -1,8 +1,8 @@
 """A reservation: how it is asked for, and what it holds."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from inference.errors import ApiError
 from inference.ledger_link import LedgerAway, NotSent
@@ -33,8 +33,8 @@ class Reservation:
     generated_tokens: int
     started: float
     """Event-loop time, seconds."""
-    rates: list[Any]
-    """Requests limit (-1: none) and remaining, tokens limit and remaining, and that limit's window."""
+    rates: Sequence[bytes]
+    """Requests limit (-1: none) and remaining, tokens limit and remaining, and that limit's window; in digits."""
     holds: bytes = b""
     """The windows and numbers at once that it counts in, as the ledger names them."""
     seen: Callable[[], tuple[int, int]] = _nothing
@@ -91,13 +91,13 @@ class Asking:
         """It has waited for too long, or there is no room to wait in."""
         self._finish(self._last or queue_full())
 
-    def _landed(self, answer: Any) -> None:
+    def _landed(self, answer: bytes | LedgerAway) -> None:
         self.in_flight = False
         if isinstance(answer, LedgerAway):
             if not isinstance(answer, NotSent):
                 self._admission.doubt_request(self._wish.request_id)
             self._finish(away())
-        elif answer[0] == b"ok":
+        elif answer.startswith(b"ok"):
             if self._cancelled:
                 self._admission.link.call(ignore, b"cancel", self._wish.request_id)
                 return
@@ -105,12 +105,12 @@ class Asking:
             self._done(self._admission.opened(self._wish, answer))
         elif self._cancelled:
             return
-        elif answer[0] == b"absent":
-            self._load(answer[1].decode())
+        elif answer.startswith(b"absent"):
+            self._load(answer.partition(b"\t")[2].decode())
         else:
             self._refused(answer)
 
-    def _refused(self, answer: list[Any]) -> None:
+    def _refused(self, answer: bytes) -> None:
         wish = self._wish
         error, passes = refusal(answer, wish.prompt_tokens, wish.least, self._admission.now_ms() // 1000)
         self._last = error
@@ -138,5 +138,5 @@ class Asking:
             self.ask()
 
 
-def ignore(answer: Any) -> None:
+def ignore(answer: bytes | LedgerAway) -> None:
     """For operations of the ledger whose answer changes nothing."""

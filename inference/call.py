@@ -11,7 +11,6 @@ from inference.body import Body
 from inference.endpoints.base import Endpoint
 from inference.errors import ApiError
 from inference.routing import Caller, Route
-from inference.upstream import Headers
 from vllm_portal.secret_keys import secret_key
 
 
@@ -30,13 +29,15 @@ class Call:
 
 class Client(Protocol):
     """Where the answer goes: `start` and then `write`, or `answer` or `fail` alone. None of them may raise or call the
-    exchange. A client that cannot take more says `pause` to its exchange, then `resume`; one that leaves, `abandon`."""
+    exchange. A client that cannot take more says `pause` to its exchange, then `resume`; one that leaves, `abandon`.
+    `lines`: header lines beside the usual ones, each with its CRLF."""
 
-    def start(self, status: int, headers: Headers) -> None: ...
+    def start(self, lines: bytes) -> None:
+        """200 and an event stream, which `write` brings."""
 
     def write(self, data: bytes, more: bool) -> None: ...
 
-    def answer(self, data: bytes, headers: Headers) -> None:
+    def answer(self, data: bytes, lines: bytes) -> None:
         """200 and JSON, whole: in the place of `start` and `write`."""
 
     def fail(self, error: ApiError) -> None: ...

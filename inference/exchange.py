@@ -12,11 +12,11 @@ import logging
 from typing import TYPE_CHECKING
 
 from inference.call import Call, Client, prepare
-from inference.client import EVENT_STREAM, EVENTS
+from inference.client import EVENT_STREAM
 from inference.endpoints.base import StreamFilter, counts, seen
 from inference.engine_errors import engine_away, engine_error
 from inference.errors import ApiError, EngineError, from_engine, restarting
-from inference.limits import rate_headers
+from inference.limits import rate_lines
 from inference.reserving import Reserving
 from inference.slices import Slices
 from inference.sse import BadStream, Usage
@@ -122,7 +122,7 @@ class Exchange(Reserving):
         if self._sliced:
             self._slices = Slices(self._relay.admission, self._reservation, stream, self._go_on_in_slices)
         self._started = True
-        self._client.start(200, [*EVENTS, *self._rates()])
+        self._client.start(self._rates())
 
     def data(self, data: bytes) -> None:
         stream = self._stream
@@ -231,9 +231,9 @@ class Exchange(Reserving):
         self._end()
         self._client.answer(data, self._rates())
 
-    def _rates(self) -> Headers:
+    def _rates(self) -> bytes:
         assert self._reservation is not None
-        return rate_headers(self._reservation.rates, self._relay.admission.now_ms() // 1000)
+        return rate_lines(self._reservation.rates, self._relay.admission.now_ms() // 1000)
 
     def _fail(self, error: ApiError) -> None:
         """The engine refused, or broke its word."""

@@ -16,6 +16,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from inference.call import Call
+from inference.client import EVENTS
 from inference.endpoints import ENDPOINTS
 from inference.endpoints.base import Endpoint
 from inference.errors import ApiError, ModelNotFound
@@ -24,13 +25,13 @@ from inference.gateway import Gateway, running_gateway
 from inference.limits import Revoked
 from inference.plain import Plain
 from inference.request_head import Head, Heads
-from inference.upstream import Headers
 from vllm_portal.log import new_id
 
 MAX_AHEAD = 64 * 1024  # of a next request that comes before this one is answered
 REASONS = {200: b"OK", 400: b"Bad Request", 404: b"Not Found", 413: b"Content Too Large", 429: b"Too Many Requests"}
 
-_JSON_OF_LENGTH = b"content-type: application/json\r\ncontent-length: %d"
+_JSON_OF_LENGTH = b"content-type: application/json\r\ncontent-length: %d\r\n"
+_EVENTS = b"".join([b"%b: %b\r\n" % header for header in EVENTS]) + b"transfer-encoding: chunked\r\n"
 _SHORT = ("/v1/chat/completions", "/chat/completions", "/v1/completions", "/v1/embeddings")
 _LINES: dict[bytes, Endpoint] = {
     b"POST %b%b HTTP/1.1" % (path.encode(), slash): ENDPOINTS[path if path.startswith("/v1") else "/v1" + path]
@@ -122,7 +123,7 @@ class Front(asyncio.Protocol):
         """The server stops: what runs may end, nothing new begins."""
         self._closing = True
         if self._exchange is None and not self._is_plain():
-            self._transport.close()
+            self._close()
 
     def data_received(self, data: bytes) -> None:
         if self._plain is not None and self._plain.busy:
@@ -210,29 +211,30 @@ class Front(asyncio.Protocol):
 
     # The answer: what the exchange calls
 
-    def start(self, status: int, headers: Headers) -> None:
-        self._answer_head = self._answer(status, headers, b"transfer-encoding: chunked")
+    def start(self, lines: bytes) -> None:
+        self._answer_head = self._lines(200, lines, _EVENTS)
 
-    def _answer(self, status: int, headers: Headers, framing: bytes) -> bytes:
+    def _lines(self, status: int, lines: bytes, framing: bytes) -> bytes:
+        """The head of an answer."""
         assert self._head is not None
-        return b"HTTP/1.1 %d %b\r\n%b%b%b\r\nx-request-id: %b\r\n%b\r\n" % (
+        return b"HTTP/1.1 %d %b\r\n%b%b%bx-request-id: %b\r\n%b\r\n" % (
             status,
             REASONS.get(status, b"-"),
-            _default_headers(self._state.default_headers),
-            b"".join([b"%b: %b\r\n" % header for header in headers]),
+            _default_lines(self._state.default_headers),
+            lines,
             framing,
             self._identity.encode(),
             b"connection: close\r\n" if self._head.close or self._closing else b"",
         )
 
-    def answer(self, data: bytes, headers: Headers) -> None:
-        self._transport.write(self._answer(200, headers, _JSON_OF_LENGTH % len(data)) + data)
+    def answer(self, data: bytes, lines: bytes) -> None:
+        self._send(self._lines(200, lines, _JSON_OF_LENGTH % len(data)) + data)
         self._done()
 
     def write(self, data: bytes, more: bool) -> None:
         head, self._answer_head = self._answer_head, b""
         end = b"" if more else b"0\r\n\r\n"
-        self._transport.write(b"%b%x\r\n%b\r\n%b" % (head, len(data), data, end) if data else head + end)
+        self._send(b"%b%x\r\n%b\r\n%b" % (head, len(data), data, end) if data else head + end)
         if not more:
             self._done()
 
@@ -247,8 +249,20 @@ class Front(asyncio.Protocol):
             return
         self._identity = self._identity or new_id()
         data = self._endpoint.error(error)
-        self._transport.write(self._answer(error.status, error.headers(), b"content-length: %d" % len(data)) + data)
+        lines = b"".join([b"%b: %b\r\n" % header for header in error.headers()])
+        self._plane.outgoing.flush()
+        # At once: who sends ahead what is refused, any number of them, is found out by what waits for it.
+        self._transport.write(self._lines(error.status, lines, b"content-length: %d\r\n" % len(data)) + data)
         self._done()
+
+    def _send(self, data: bytes) -> None:
+        assert self._plane is not None
+        self._plane.outgoing.write(self._transport, data)
+
+    def _close(self) -> None:
+        if self._plane:
+            self._plane.outgoing.flush()
+        self._transport.close()
 
     def _done(self) -> None:
         assert self._head is not None
@@ -257,7 +271,7 @@ class Front(asyncio.Protocol):
         self._whole_body = b""
         self.waiting_since = self._plane.watch.tick
         if self._head.close or self._closing:
-            self._transport.close()
+            self._close()
         elif self._ahead:
             self._loop.call_soon(self._go_on)
 
@@ -279,7 +293,7 @@ class Front(asyncio.Protocol):
             if waited > ticks:
                 self._transport.abort()
         elif self._exchange is None and not self._is_plain() and waited > idle_ticks:
-            self._transport.close()
+            self._close()
 
     # The long way
 
@@ -288,13 +302,15 @@ class Front(asyncio.Protocol):
         if self._plane:
             self.waiting_since = self._plane.watch.tick
         if self._closing and not self._is_plain():
-            self._transport.close()
+            self._close()
 
     def _is_plain(self) -> bool:
         return self._plain is not None and self._plain.busy
 
     def _hand_over(self, data: bytes) -> None:
         """To uvicorn, until its answer to this has ended."""
+        if self._plane:
+            self._plane.outgoing.flush()  # an answer before this one is written before
         ahead, self._ahead = self._ahead, b""
         if self._plain is None:
             config, state, app_state, loop = self._server
@@ -308,7 +324,7 @@ class Front(asyncio.Protocol):
 _defaults: tuple[Any, bytes] = (None, b"")
 
 
-def _default_headers(headers: list[tuple[bytes, bytes]]) -> bytes:
+def _default_lines(headers: list[tuple[bytes, bytes]]) -> bytes:
     """Uvicorn's own, such as the date; it makes a new list each second."""
     global _defaults
     if _defaults[0] is not headers:

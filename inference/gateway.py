@@ -27,6 +27,7 @@ from inference.inheritance import inherit
 from inference.journal import Journal
 from inference.ledger_link import LedgerAway, LedgerLink
 from inference.limits import Revoked
+from inference.outgoing import Outgoing
 from inference.pool import Pool
 from inference.relay import Relay, Turns
 from inference.routing import Asked, Caller, Route, Routes
@@ -77,6 +78,7 @@ class Gateway:
         self.loop = asyncio.get_running_loop()
         self.watch = Watch(config.write_timeout_seconds, IDLE_S)
         self.max_body_bytes = config.max_body_bytes
+        self.outgoing = Outgoing(self.loop)
         self._link = LedgerLink(config.redis)
         self._database = ThreadPoolExecutor(1, "data-plane-db")
         self._clocks: list[asyncio.Task[None]] = []
@@ -101,7 +103,7 @@ class Gateway:
 
     async def start(self) -> None:
         config = get_config()
-        self._pool = Pool()
+        self._pool = Pool(outgoing=self.outgoing)
         self.admission = Admission(
             self._link,
             self._load_counters,

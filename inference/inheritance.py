@@ -31,7 +31,7 @@ async def _settle(dead: Dead, redis_url: str) -> set[int]:
     link.header = dead.process, b"-1", time.strftime("%Y%m", time.gmtime()).encode()
     try:
         await link.open()
-        settled: list[object] = []
+        settled: list[bytes | LedgerAway] = []
         for entry in entries:
             link.send(settled.append, SETTLE, entry.operation)
         await link.ask(b"alive")
@@ -39,4 +39,4 @@ async def _settle(dead: Dead, redis_url: str) -> set[int]:
         await link.close()
     if any(isinstance(answer, LedgerAway) for answer in settled):
         raise LedgerAway("not all was settled")
-    return {entry.user_id for entry, answer in zip(entries, settled, strict=True) if not answer}
+    return {entry.user_id for entry, answer in zip(entries, settled, strict=True) if answer != b"1"}

@@ -1,6 +1,7 @@
 -- The live ledger: every admission, checkpoint and settlement is one operation of this script, and so is atomic.
 -- ARGV: who calls (a process of the data plane; "" for none), how long it counts as alive (ms; -1: it is dead), the month
--- (UTC, as 202611), then any number of operations one after the other; the answer has one element for each.
+-- (UTC, as 202611), then any number of operations one after the other. The answer is one string: a line for each, whose
+-- fields are separated by tabs. (A table in a table costs Redis 6 a write to the socket for each.)
 --
 --   counters:<subject>  string  the row, 16 numbers (big-endian doubles), -1 for no limit: on 1 or 0; ver version of its
 --                          rights; pl gl limits; pu gu used; pr gr reserved; rm requests per minute, rw the minute
@@ -17,14 +18,14 @@
 --   outbox           list  records of settled requests, JSON, on their way to the database
 --
 --   admit      <user> <ver> <session> <key> <ver> <request> <prompt> <want> <least> <step> <slice> <meta>
---              -> {"ok", granted, requests limit (-1: none) and remaining, tokens limit and remaining, its window, holds}
---              | {"absent", subject} | {"revoked"} | {"prompt"|"generated", left, free, subject}
---              | {"rate", what, limit, window, subject}
+--              -> ok, granted, requests limit (-1: none) and remaining, tokens limit and remaining, its window, holds
+--              | absent, subject | revoked | prompt or generated, left, free, subject
+--              | rate, what, limit, window, subject
 --              least: fewer generated tokens than that are not worth a start; granted is a multiple of step.
 --              slice: above 0, no more than that is granted where `want` would be a large part of what is free.
 --              left: limit - used. free: left - what other requests hold now. window: m, d, M, "" (none).
 --              holds: the windows and numbers at once that it counts in; its settlement gives it back.
---   extend     <request> <want> <step>   -> {granted, holds}; 0: not open, or nothing is free
+--   extend     <request> <want> <step>   -> granted, holds; 0: not open, or nothing is free
 --   checkpoint <request> <prompt> <generated>                 -> 1 | 0 (not open: settled already)
 --   settle     <user> <key> <request> <reserved prompt> <reserved generated> <prompt> <generated> <holds> <record>
 --              -> 1 | 0 (not open; the record goes to the outbox anyway)
@@ -175,7 +176,7 @@ local function by_time(subject, r, need, tight, keys)
     if limit >= 0 then
       local key = window(subject, kind)
       local free = limit - (redis.call('GET', key) or 0)
-      if free < need then return {'rate', 'tokens', limit, kind, subject} end
+      if free < need then return string.format('rate\ttokens\t%d\t%s\t%s', limit, kind, subject) end
       if free < tight.free then tight.free, tight.limit, tight.window = free, limit, kind end
       keys[#keys + 1] = key
     end
@@ -185,13 +186,13 @@ end
 function op.admit(user, ver, session, key, kver, request, prompt, want, least, step, slice, meta)
   prompt, want, least, step, slice = prompt + 0, want + 0, least + 0, math.max(step + 0, 1), slice + 0
   local subjects, rs = {user}, {row(user)}
-  if not rs[1] then return {'absent', user} end
-  if rs[1].on ~= 1 or rs[1].ver ~= ver + 0 then return {'revoked'} end
-  if session ~= '' and redis.call('EXISTS', 'ended:' .. session) == 1 then return {'revoked'} end
+  if not rs[1] then return 'absent\t' .. user end
+  if rs[1].on ~= 1 or rs[1].ver ~= ver + 0 then return 'revoked' end
+  if session ~= '' and redis.call('EXISTS', 'ended:' .. session) == 1 then return 'revoked' end
   if key ~= '' then
     local r = row(key)
-    if not r then return {'absent', key} end
-    if r.on ~= 1 or r.ver ~= kver + 0 then return {'revoked'} end
+    if not r then return 'absent\t' .. key end
+    if r.on ~= 1 or r.ver ~= kver + 0 then return 'revoked' end
     if not unlimited(r) then subjects[2], rs[2] = key, r end
   end
 
@@ -203,11 +204,11 @@ function op.admit(user, ver, session, key, kver, request, prompt, want, least, s
     left = r.gl - r.gu
     if left - r.gr < gfree then gleft, gfree, gsubject, glimit = left, left - r.gr, subjects[i], r.gl end
   end
-  if prompt > pfree then return {'prompt', pleft, pfree, psubject} end
+  if prompt > pfree then return string.format('prompt\t%d\t%d\t%s', pleft, pfree, psubject) end
   local tight, keys, at_once = {limit = glimit, free = prompt + gfree, window = ''}, {}, {}
   for i, r in ipairs(rs) do
     if r.so >= 0 then
-      if r.n >= r.so then return {'rate', 'at once', r.so, '', subjects[i]} end
+      if r.n >= r.so then return string.format('rate\tat once\t%d\t\t%s', r.so, subjects[i]) end
       at_once[#at_once + 1] = subjects[i]
     end
     local verdict = by_time(subjects[i], r, prompt + least, tight, keys)
@@ -216,7 +217,7 @@ function op.admit(user, ver, session, key, kver, request, prompt, want, least, s
   local free = tight.free - prompt
   if slice > 0 and want > slice and want * 4 > free then want = slice end
   local granted = math.floor(math.min(want, free) / step) * step
-  if granted < least then return {'generated', gleft, gfree, gsubject} end
+  if granted < least then return string.format('generated\t%d\t%d\t%s', gleft, gfree, gsubject) end
 
   local rlimit, rfree = -1, -1
   for i, r in ipairs(rs) do
@@ -225,7 +226,7 @@ function op.admit(user, ver, session, key, kver, request, prompt, want, least, s
       r.rn = r.rn + 1
       changed[subjects[i]] = r
       local left = r.rm - r.rn
-      if left < 0 then return {'rate', 'requests', r.rm, 'm', subjects[i]} end
+      if left < 0 then return string.format('rate\trequests\t%d\tm\t%s', r.rm, subjects[i]) end
       if rlimit < 0 or left < rfree then rlimit, rfree = r.rm, left end
     end
   end
@@ -246,20 +247,21 @@ function op.admit(user, ver, session, key, kver, request, prompt, want, least, s
   end
   opening[#opening + 1] = request
   opening[#opening + 1] = opened(user, key, prompt, granted, 0, 0, holds, meta)
-  return {'ok', granted, rlimit, rfree, tight.limit, free - granted, tight.window, holds}
+  return string.format('ok\t%d\t%d\t%d\t%d\t%d\t%s\t%s', granted, rlimit, rfree, tight.limit, free - granted,
+    tight.window, holds)
 end
 
 function op.extend(request, want, step)
   write_down()
   local text = redis.call('HGET', OPEN, request)
-  if not text then return {0, ''} end
+  if not text then return '0\t' end
   local o, tight, keys = read_open(text), {free = math.huge}, {}
   for subject, r in limited(o.user, o.key) do
     tight.free = math.min(tight.free, r.gl - r.gu - r.gr)
-    if by_time(subject, r, 1, tight, keys) then return {0, o.holds} end
+    if by_time(subject, r, 1, tight, keys) then return '0\t' .. o.holds end
   end
   local granted = math.floor(math.min(want, tight.free) / step) * step
-  if granted <= 0 then return {0, o.holds} end
+  if granted <= 0 then return '0\t' .. o.holds end
   for subject, r in limited(o.user, o.key) do change(subject, r, 0, granted, 0, 0) end
   local parts = {}
   for _, key in ipairs(keys) do
@@ -268,7 +270,7 @@ function op.extend(request, want, step)
   end
   if parts[1] then o.holds = o.holds .. ' ' .. table.concat(parts, ' ') end
   redis.call('HSET', OPEN, request, opened(o.user, o.key, o.p, o.g + granted, o.cp, o.cg, o.holds, o.meta))
-  return {granted, o.holds}
+  return string.format('%d\t%s', granted, o.holds)
 end
 
 function op.checkpoint(request, prompt, generated)
@@ -420,4 +422,4 @@ while at <= #ARGV do
   at = at + count + 1
 end
 write_down()
-return out
+return table.concat(out, '\n')

@@ -29,17 +29,17 @@ def encoded(*parts: bytes) -> bytes:
 
 _EVALSHA = encoded(b"EVALSHA", _SHA, b"0")
 
-Answer = Any
-Callback = Callable[[Answer], None]
-"""Gets the operation's answer, or a LedgerAway: then whether it took effect is unknown."""
-
-
 class LedgerAway(Exception):
     """The live ledger cannot be reached or does not answer in time."""
 
 
 class NotSent(LedgerAway):
     """The operation did not take effect."""
+
+
+Callback = Callable[[bytes | LedgerAway], None]
+"""Gets the operation's answer, its fields separated by tabs, or why there is none: then whether it took effect is
+unknown."""
 
 
 class LedgerLink(asyncio.Protocol):
@@ -139,17 +139,17 @@ class LedgerLink(asyncio.Protocol):
         self._armed = True
         self._loop.call_soon(self._flush)
 
-    async def ask(self, *operation: bytes) -> Answer:
+    async def ask(self, *operation: bytes) -> bytes:
         """Like `call`, awaited. Raises LedgerAway."""
-        future: asyncio.Future[Answer] = self._loop.create_future()
+        future: asyncio.Future[bytes | LedgerAway] = self._loop.create_future()
 
-        def done(answer: Answer) -> None:
+        def done(answer: bytes | LedgerAway) -> None:
             if not future.done():
                 future.set_result(answer)
 
         self.call(done, *operation)
         answer = await future
-        if isinstance(answer, Exception):
+        if isinstance(answer, LedgerAway):
             raise answer
         return answer
 
@@ -193,14 +193,15 @@ class LedgerLink(asyncio.Protocol):
 
     def _landed(self, answer: Any) -> None:
         flight, self._flight = self._flight, []
-        if isinstance(answer, hiredis.ReplyError) or len(answer) != len(flight):
+        answers = answer.split(b"\n") if isinstance(answer, bytes) else ()
+        if len(answers) != len(flight):
             # NOSCRIPT after a restart of Redis, out of memory, read-only replica: connecting anew loads the script.
             logger.error("the live ledger refused a call: %s", answer)
             self._transport and self._transport.abort()
             for callback in flight:
                 callback(LedgerAway("refused"))
             return
-        for callback, one in zip(flight, answer, strict=True):
+        for callback, one in zip(flight, answers, strict=True):
             try:
                 callback(one)
             except Exception:  # one request's fault must not take the others' answers

@@ -3,10 +3,19 @@
 
 import time
 from calendar import monthrange
-from typing import Any
+from collections.abc import Sequence
 
 from inference.errors import ApiError, InvalidKey, LimitReached, TryLater
 from inference.upstream import Headers
+
+
+_TOKEN_LINES = (
+    b"x-ratelimit-limit-tokens: %b\r\nx-ratelimit-remaining-tokens: %b\r\nx-ratelimit-reset-tokens: %ds\r\n"
+)
+_ALL_LINES = (
+    _TOKEN_LINES + b"x-ratelimit-limit-requests: %b\r\nx-ratelimit-remaining-requests: %b\r\n"
+    b"x-ratelimit-reset-requests: %ds\r\n"
+)
 
 
 class Revoked(InvalidKey):
@@ -58,18 +67,17 @@ def queue_full() -> TryLater:
     return TryLater("Too many of your requests wait for what your others hold.", retry_after_s=2)
 
 
-def refusal(answer: list[Any], prompt_tokens: int, least: int, now_s: int) -> tuple[ApiError, bool]:
+def refusal(answer: bytes, prompt_tokens: int, least: int, now_s: int) -> tuple[ApiError, bool]:
     """(what to tell, whether it passes when other requests of the user settle). `least`: the fewest generated
     tokens that would do."""
-    verdict, *numbers = answer
+    verdict, *fields = answer.split(b"\t")
     if verdict == b"revoked":
         return Revoked(), False
     if verdict == b"rate":
-        what, limit, window, subject = numbers
-        error = RateLimited(what.decode(), limit, window.decode(), _whose(subject), reset_s(window, now_s))
+        what, limit, window, subject = fields
+        error = RateLimited(what.decode(), int(limit), window.decode(), _whose(subject), reset_s(window, now_s))
         return error, not window
-    left, free, subject = numbers
-    whose = _whose(subject)
+    left, free, whose = int(fields[0]), int(fields[1]), _whose(fields[2])
     if verdict == b"prompt":
         if left < prompt_tokens:
             return PromptTooLarge(left, free, whose), False
@@ -92,22 +100,14 @@ def reset_s(window: bytes, now_s: int) -> int:
     return 1
 
 
-def rate_headers(rates: tuple[Any, ...], now_s: int) -> Headers:
-    """OpenAI's headers, of what a reservation was told: requests a minute where they are limited, and the tightest
-    limit of tokens. A limit in total never resets: 0s."""
+def rate_lines(rates: Sequence[bytes], now_s: int) -> bytes:
+    """OpenAI's headers, each line with its CRLF, of what a reservation was told: requests a minute where they are
+    limited, and the tightest limit of tokens. A limit in total never resets: 0s."""
     requests, requests_left, tokens, tokens_left, window = rates
-    headers = [
-        (b"x-ratelimit-limit-tokens", b"%d" % tokens),
-        (b"x-ratelimit-remaining-tokens", b"%d" % tokens_left),
-        (b"x-ratelimit-reset-tokens", b"%ds" % (reset_s(window, now_s) if window else 0)),
-    ]
-    if requests >= 0:
-        headers += [
-            (b"x-ratelimit-limit-requests", b"%d" % requests),
-            (b"x-ratelimit-remaining-requests", b"%d" % requests_left),
-            (b"x-ratelimit-reset-requests", b"%ds" % reset_s(b"m", now_s)),
-        ]
-    return headers
+    resets = reset_s(window, now_s) if window else 0
+    if requests == b"-1":
+        return _TOKEN_LINES % (tokens, tokens_left, resets)
+    return _ALL_LINES % (tokens, tokens_left, resets, requests, requests_left, 60 - now_s % 60)
 
 
 def _whose(subject: bytes) -> str:

@@ -14,7 +14,7 @@ from inference.errors import InvalidRequest
 from vllm_portal.config import get_config
 
 # Only an object can hold anything but text, and it names what it holds: by a type, or as vLLM also takes it by a link.
-_NAMES_ITS_KIND = re.compile(rb'"type"|_url"')
+_TYPE, _LINK = b'"type"', b'_url"'
 _MEDIA = (b"image", b"audio", b"video", b'"file', b'"document"', b'"source"', b'"multi_modal')
 _ESCAPED_ASCII = re.compile(rb"\\u00[2-7]")
 _LINKS = ("image_url", "audio_url", "video_url", "file_url")
@@ -29,7 +29,7 @@ def holds_media(field: str, raw: bytes) -> bool:
         return False
     if b"\\u00" in raw and _ESCAPED_ASCII.search(raw):  # "\u0069mage_url" is image_url
         raw = msgspec.json.encode(_decoded(field, raw))
-    if not _NAMES_ITS_KIND.search(raw) or not any(mark in raw for mark in _MEDIA):
+    if (_TYPE not in raw and _LINK not in raw) or not any(mark in raw for mark in _MEDIA):
         return False
     found = _Found(field)
     found.look_at(_decoded(field, raw))

@@ -75,7 +75,7 @@ class _Page(Pipe):
     ended = False
 
     def head(self, status: int, headers: Headers) -> None:
-        self.start(status, [header for header in headers if header[0] not in _HOP_BY_HOP])
+        self.begin(status, [header for header in headers if header[0] not in _HOP_BY_HOP])
 
     def data(self, data: bytes) -> None:
         self.write(data, True)

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 
+from inference.outgoing import Outgoing
 from inference.upstream import Address, Broken, CannotConnect, Connection, Line, Taker, Timeouts
 
 # uvicorn, vLLM's server, closes an idle connection after 5 s: one that is nearly that old is not used again.
@@ -73,9 +74,16 @@ class _Connecting:
 class Pool:
     """The connections of one event loop to all engines."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop | None = None, *, all_headers: bool = False) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        all_headers: bool = False,
+        outgoing: Outgoing | None = None,
+    ) -> None:
         """all_headers: takers want all headers of an answer, not its type alone."""
         self.loop = loop or asyncio.get_running_loop()
+        self.outgoing = outgoing or Outgoing(self.loop)
         self.short = not all_headers
         self.busy: set[Connection] = set()
         self.connecting: set[asyncio.Task[None]] = set()

@@ -19,7 +19,8 @@ from inference.fair_line import Place
 from inference.pool import Pool
 from inference.routing import Route, Routes
 from inference.sse import Usage
-from inference.upstream import Headers, Line, Taker, Timeouts, UpstreamError
+from inference.client import EVENTS
+from inference.upstream import Headers, Line, Taker, Timeouts, UpstreamError, headers_of
 
 logger = logging.getLogger(__name__)
 
@@ -227,7 +228,10 @@ class Pipe:
         self._more = True
         self._waiter: asyncio.Future[None] | None = None
 
-    def start(self, status: int, headers: Headers) -> None:
+    def start(self, lines: bytes) -> None:
+        self.begin(200, [*EVENTS, *headers_of(lines)])
+
+    def begin(self, status: int, headers: Headers) -> None:
         self._start = status, headers
         self._wake()
 
@@ -239,9 +243,9 @@ class Pipe:
             self.exchange.pause()
         self._wake()
 
-    def answer(self, data: bytes, headers: Headers) -> None:
+    def answer(self, data: bytes, lines: bytes) -> None:
         length = b"%d" % len(data)
-        self.start(200, [(b"content-type", b"application/json"), (b"content-length", length), *headers])
+        self.begin(200, [(b"content-type", b"application/json"), (b"content-length", length), *headers_of(lines)])
         self.write(data, False)
 
     def fail(self, error: ApiError) -> None:

@@ -66,6 +66,11 @@ def header_of(headers: Headers, name: bytes) -> bytes:
     return next((value for key, value in headers if key == name), b"")
 
 
+def headers_of(lines: bytes) -> Headers:
+    """Of header lines, each with its CRLF."""
+    return [(name, value) for name, _, value in (line.partition(b": ") for line in lines.split(b"\r\n")[:-1])]
+
+
 @dataclass(frozen=True, slots=True)
 class Timeouts:
     """Seconds. `idle`: between two reads within an answer."""
@@ -254,7 +259,7 @@ class Connection(asyncio.Protocol):
         self._timeouts = timeouts
         self._answer_deadline = self._pool.loop.time() + timeouts.total
         self._pool.busy.add(self)
-        self._transport.write(request)
+        self._pool.outgoing.write(self._transport, request)
 
     def abandon(self) -> None:
         self._detach()

@@ -50,10 +50,10 @@ class Ledger:
         reader = hiredis.Reader()
         reader.feed(b"*%d\r\n%b" % (size, operation))
         said = reader.gets()
-        answer: Any = 1
+        answer = b"1"
         if said[0] == b"admit":
             self.admitted.append(said[6])
-            answer = [b"ok", int(said[8]), -1, -1, 1000, 1000, b"", b""]
+            answer = b"ok\t%d\t-1\t-1\t1000\t1000\t\t" % int(said[8])
         elif said[0] == b"settle":
             self.settled.append((said[3], json.loads(said[9])))
         self._loop.call_soon(callback, answer)

@@ -179,7 +179,7 @@ def test_many_requests_of_a_process_that_died_are_settled_in_several_calls():
         return [await admission.link.ask(b"reap", b"2", b"0") for _ in range(4)]
 
     ledger(dies, lease_s=0.001)
-    assert ledger(reaps) == [0, 2, 1, 0]
+    assert ledger(reaps) == [b"0", b"2", b"1", b"0"]
 
 
 @pytest.mark.parametrize(
