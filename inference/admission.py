@@ -12,25 +12,25 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from struct import Struct
 from typing import Any
 
 from inference.asking import Asking, Reservation, Verdict, Wish, ignore
 from inference.errors import ApiError
 from inference.journal import Journal
-from inference.ledger_link import LedgerAway, LedgerLink, encoded
+from inference.ledger_link import LedgerAway, LedgerLink
 from inference.routing import Caller
 from inference.waiting import WaitingRoom
 from vllm_portal.log import new_id
 
 logger = logging.getLogger(__name__)
 KEEP_MS = 10_000  # more than a record waits for the database
-SETTLE = 10  # arguments of that operation
 
-# Operations as Redis reads them. A number of fixed width needs no length of its own.
-_NUMBER = b"$17\r\n%017d\r\n"
-_TEXT = b"$%d\r\n%b\r\n"
-_ADMIT = b"$5\r\nadmit\r\n%b" + _TEXT + 5 * _NUMBER + b"$%d\r\n%b}\r\n"
-_SETTLE = b"$6\r\nsettle\r\n%b" + _TEXT + 4 * _NUMBER + 2 * _TEXT
+# Operations as the script unpacks them: who pays, the request's id with its length, numbers, a JSON object.
+_ADMIT = b"A%b%c%b%b%b}"
+_ADMIT_NUMBERS = Struct(">ddddd").pack
+_SETTLE = b"S%b%c%b%b%b%b"
+_SETTLE_NUMBERS = Struct(">ddddH").pack
 _RECORD = (
     b'%b,"prompt_tokens":%d,"generated_tokens":%d,"cached_tokens":%d,"outcome":"%b","exact":%b,'
     b'"first_token_ms":%b,"duration_ms":%d%b}'
@@ -105,8 +105,8 @@ class Admission:
         meta = b'{"request_id":"%b",%b,%b,"started_ms":%d' % (request_id, caller.about, about, self.now_ms())
         least = step if generated_tokens else 0
         operation = _ADMIT % (
-            caller.rights, len(request_id), request_id, prompt_tokens, generated_tokens, least, step, slice_tokens,
-            len(meta) + 1, meta,
+            caller.rights, len(request_id), request_id,
+            _ADMIT_NUMBERS(prompt_tokens, generated_tokens, least, step, slice_tokens), meta,
         )  # fmt: skip
         asking = Asking(self, Wish(caller, request_id, meta, prompt_tokens, least), operation, done)
         if self.room.is_line(asking.place):
@@ -135,7 +135,9 @@ class Admission:
         """For Asking: what was granted is open from now on, and checkpointed until it is settled."""
         caller, request_id, meta, prompt_tokens, _ = wish
         _, granted, *rates, holds = answer.split(b"\t")
-        reservation = Reservation(caller, request_id, meta, prompt_tokens, int(granted), self._loop.time(), rates, holds)
+        reservation = Reservation(
+            caller, request_id, meta, prompt_tokens, int(granted), self._loop.time(), rates, holds
+        )
         self._open[request_id] = reservation
         return reservation
 
@@ -207,10 +209,11 @@ class Admission:
             b"null" if first_token_ms is None else b"%d" % first_token_ms, (now - reservation.started) * 1000,
             b"" if exact and outcome in _WHOLE else _RESERVED % reservation.generated_tokens,
         )  # fmt: skip
-        held = -1 if reservation.extended else reservation.generated_tokens
+        # What was asked for later, and what it counts in, is looked up.
+        held, holds = (-1, b"") if reservation.extended else (reservation.generated_tokens, reservation.holds)
         operation = _SETTLE % (
-            caller.payers, len(request_id), request_id, reservation.prompt_tokens, held, prompt_tokens,
-            generated_tokens, len(reservation.holds), reservation.holds, len(record), record,
+            caller.payers, len(request_id), request_id,
+            _SETTLE_NUMBERS(reservation.prompt_tokens, held, prompt_tokens, generated_tokens, len(holds)), holds, record,
         )  # fmt: skip
         self.journal.append(int(now * 1000 + self._wall_ms), caller.user_id, operation)
         self._send_settlement(operation)
@@ -228,7 +231,7 @@ class Admission:
             self._reopen(reservation)
         for _, user_id, operation in self.journal.since(self.now_ms() - KEEP_MS):
             self._touched.add(user_id)
-            self.link.send(ignore, SETTLE, operation)
+            self.link.send(ignore, operation)
 
     def _reopen(self, reservation: Reservation) -> None:
         def landed(answer: bytes | LedgerAway) -> None:
@@ -236,8 +239,8 @@ class Admission:
                 reservation.holds = b""
 
         held = b"%d" % reservation.prompt_tokens, b"%d" % reservation.generated_tokens
-        parts = encoded(reservation.request_id, *held, reservation.meta + b"}")
-        self.link.send(landed, 7, b"$6\r\nreopen\r\n" + reservation.caller.payers + parts)
+        payers = reservation.caller.subjects
+        self.link.call(landed, b"reopen", *payers, reservation.request_id, *held, reservation.meta + b"}")
 
     def recount(self) -> set[int]:
         """Users whose live counters may hold something twice, each told once."""
@@ -259,7 +262,7 @@ class Admission:
                 self._unsettled.append(operation)
 
         self._settling += 1
-        self.link.send_along(landed, SETTLE, operation)
+        self.link.send_along(landed, operation)
 
     async def tick(self) -> None:
         """Once a second: sends settlements that did not get through, says that this process lives, and what is open has

@@ -13,7 +13,6 @@ from inference.waiting import Place
 if TYPE_CHECKING:
     from inference.admission import Admission
 
-ADMIT = 13  # arguments of that operation
 LOADS = 4  # attempts to load counters (a user's, a key's) before giving up; one each should do
 
 
@@ -85,7 +84,7 @@ class Asking:
 
     def ask(self) -> None:
         self.in_flight = True
-        self._admission.link.send(self._landed, ADMIT, self._operation)
+        self._admission.link.send(self._landed, self._operation)
 
     def expire(self) -> None:
         """It has waited for too long, or there is no room to wait in."""

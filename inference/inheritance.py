@@ -4,7 +4,7 @@ import logging
 import time
 from pathlib import Path
 
-from inference.admission import KEEP_MS, SETTLE
+from inference.admission import KEEP_MS
 from inference.journal import Dead, inherited, left_in
 from inference.ledger_link import LedgerAway, LedgerLink
 
@@ -33,7 +33,7 @@ async def _settle(dead: Dead, redis_url: str) -> set[int]:
         await link.open()
         settled: list[bytes | LedgerAway] = []
         for entry in entries:
-            link.send(settled.append, SETTLE, entry.operation)
+            link.send(settled.append, entry.operation)
         await link.ask(b"alive")
     finally:
         await link.close()

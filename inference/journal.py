@@ -27,7 +27,7 @@ class Entry(NamedTuple):
     when_ms: int
     user_id: int
     operation: bytes
-    """As Redis reads it."""
+    """As the live ledger reads it."""
 
 
 class Journal:

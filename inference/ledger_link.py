@@ -22,12 +22,18 @@ LAZY_S = 0.005
 _SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest().encode()
 
 
+def counted(text: bytes) -> bytes:
+    """With its length before it, at most 255, as the script reads what is packed."""
+    return b"%c%b" % (len(text), text)
+
+
 def encoded(*parts: bytes) -> bytes:
     """Arguments of a command as Redis reads them."""
     return b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in parts])
 
 
 _EVALSHA = encoded(b"EVALSHA", _SHA, b"0")
+
 
 class LedgerAway(Exception):
     """The live ledger cannot be reached or does not answer in time."""
@@ -51,8 +57,7 @@ class LedgerLink(asyncio.Protocol):
         self._loop: asyncio.AbstractEventLoop
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader()
-        self._parts: list[bytes] = []
-        self._size = 0
+        self._operations: list[bytes] = []
         self._callbacks: list[Callback] = []
         self._flight: list[Callback] = []
         self._setup_answers = 0
@@ -111,21 +116,20 @@ class LedgerLink(asyncio.Protocol):
         self._expect()
 
     def call(self, callback: Callback, *operation: bytes) -> None:
-        """Sends an operation with this turn's call. The callback is called exactly once, never within this call."""
-        self.send(callback, len(operation), encoded(*operation))
+        """Sends an operation, its name and arguments, with this turn's call. The callback is called exactly once, never
+        within this call."""
+        self.send(callback, b"\0".join(operation))
 
-    def send(self, callback: Callback, size: int, operation: bytes) -> None:
-        """As `call`, of `size` arguments that have been encoded."""
-        self._size += size
-        self._parts.append(operation)
+    def send(self, callback: Callback, operation: bytes) -> None:
+        """As `call`, of an operation as the script reads it."""
+        self._operations.append(operation)
         self._callbacks.append(callback)
         if not self._armed and not self._flight:
             self._arm()
 
-    def send_along(self, callback: Callback, size: int, operation: bytes) -> None:
+    def send_along(self, callback: Callback, operation: bytes) -> None:
         """As `send`, with the next call that somebody waits for, LAZY_S later at most."""
-        self._size += size
-        self._parts.append(operation)
+        self._operations.append(operation)
         self._callbacks.append(callback)
         if self._lazy is None and not self._armed and not self._flight:
             self._lazy = self._loop.call_later(LAZY_S, self._no_longer)
@@ -159,14 +163,14 @@ class LedgerLink(asyncio.Protocol):
             self._fail_waiting(NotSent("not connected"))
         if not self._callbacks or self._transport is None or self._setup_answers:
             return
-        head = b"*%d\r\n%b%b" % (self._size + 6, _EVALSHA, encoded(*self.header))
-        parts, self._parts, self._size = self._parts, [], 0
+        operations, self._operations = self._operations, []
         self._flight, self._callbacks = self._callbacks, []
         self._expect()
-        self._transport.write(head + b"".join(parts))
+        head = b"*%d\r\n%b%b" % (len(operations) + 6, _EVALSHA, encoded(*self.header))
+        self._transport.write(head + encoded(*operations))
 
     def _fail_waiting(self, error: LedgerAway) -> None:
-        callbacks, self._callbacks, self._parts, self._size = self._callbacks, [], [], 0
+        callbacks, self._callbacks, self._operations = self._callbacks, [], []
         for callback in callbacks:
             callback(error)
 

@@ -8,10 +8,7 @@ from collections.abc import Sequence
 from inference.errors import ApiError, InvalidKey, LimitReached, TryLater
 from inference.upstream import Headers
 
-
-_TOKEN_LINES = (
-    b"x-ratelimit-limit-tokens: %b\r\nx-ratelimit-remaining-tokens: %b\r\nx-ratelimit-reset-tokens: %ds\r\n"
-)
+_TOKEN_LINES = b"x-ratelimit-limit-tokens: %b\r\nx-ratelimit-remaining-tokens: %b\r\nx-ratelimit-reset-tokens: %ds\r\n"
 _ALL_LINES = (
     _TOKEN_LINES + b"x-ratelimit-limit-requests: %b\r\nx-ratelimit-remaining-requests: %b\r\n"
     b"x-ratelimit-reset-requests: %ds\r\n"

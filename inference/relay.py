@@ -12,6 +12,7 @@ import msgspec
 from inference.admission import Admission
 from inference.asking import Reservation
 from inference.call import Call
+from inference.client import EVENTS
 from inference.engine_errors import engine_error
 from inference.errors import ApiError, EngineError, LimitReached, TryLater, from_engine
 from inference.exchange import Exchange
@@ -19,7 +20,6 @@ from inference.fair_line import Place
 from inference.pool import Pool
 from inference.routing import Route, Routes
 from inference.sse import Usage
-from inference.client import EVENTS
 from inference.upstream import Headers, Line, Taker, Timeouts, UpstreamError, headers_of
 
 logger = logging.getLogger(__name__)

@@ -3,13 +3,16 @@
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from struct import Struct
 from typing import Protocol
 
 from inference.breaker import Breaker
 from inference.errors import InvalidRequest, ModelNotFound
 from inference.fair_line import FairLine
-from inference.ledger_link import encoded
+from inference.ledger_link import counted
 from inference.replicas import choose
+
+_VERSIONS = Struct(">dd")
 
 
 @dataclass(slots=True)
@@ -71,20 +74,25 @@ class Caller:
     session: bytes = b""
     """The log-in that an access token comes from; b"": a key."""
     rights: bytes = field(init=False, repr=False, compare=False)
-    """User and version, session, key and version, as arguments of the ledger."""
+    """User, key, their versions and the session, packed as the ledger's admissions want them."""
     payers: bytes = field(init=False, repr=False, compare=False)
-    """User and key, likewise."""
+    """User and key, as its settlements want them."""
     about: bytes = field(init=False, repr=False, compare=False)
     """What records say of the caller, as members of a JSON object."""
 
     def __post_init__(self) -> None:
-        user, key = b"%d" % self.user_id, b"" if self.key_id is None else b"k%d" % self.key_id
-        rights = encoded(user, b"%d" % self.token_version, self.session, key, b"%d" % self.key_version)
+        payers = b"".join(map(counted, self.subjects))
+        rights = payers + _VERSIONS.pack(self.token_version, self.key_version) + counted(self.session)
         about = b'"user_id":%d' % self.user_id
         if self.key_id is not None:
             about += b',"key_id":%d' % self.key_id
-        for name, value in (("rights", rights), ("payers", encoded(user, key)), ("about", about)):
+        for name, value in (("rights", rights), ("payers", payers), ("about", about)):
             object.__setattr__(self, name, value)
+
+    @property
+    def subjects(self) -> tuple[bytes, bytes]:
+        """User and key, as the ledger names them."""
+        return b"%d" % self.user_id, b"" if self.key_id is None else b"k%d" % self.key_id
 
 
 class Asked(Protocol):

@@ -46,6 +46,11 @@ def _script() -> Any:
     return client().register_script(SCRIPT.decode())
 
 
+def spelt(*operation: object) -> str:
+    """An operation of the live ledger, its name and arguments, as its script reads them."""
+    return "\0".join(map(str, operation))
+
+
 def flush(older_than_s: float = 0) -> int:
     """Writes what is in the outbox to the database, if its oldest record waits for that long; how many records. 0 also
     where somebody else is writing. Raises redis.RedisError, DatabaseError: nothing is lost, the next flush does it."""
@@ -75,8 +80,8 @@ def load_all(subjects: Iterable[str]) -> set[str]:
     with holding_ledger() as lock:
         _flush(lock)
         found = {subject: columns for subject in subjects if (columns := _columns(subject)) is not None}
-        loads = [part for subject, columns in found.items() for part in ("load", subject, *columns)]
-        _script()(args=["", 0, datetime.now(UTC).strftime("%Y%m"), "holding", token_of(lock), *loads])
+        loads = [spelt("load", subject, *columns) for subject, columns in found.items()]
+        _script()(args=["", 0, datetime.now(UTC).strftime("%Y%m"), spelt("holding", token_of(lock).decode()), *loads])
         return set(found)
 
 

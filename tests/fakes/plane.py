@@ -4,11 +4,11 @@ what lies outside: the sockets, the live ledger, the database, the engine and Dj
 import asyncio
 import json
 import re
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import hiredis
 import uvicorn
 from uvicorn.server import ServerState
 
@@ -19,7 +19,6 @@ from inference.callers import Callers
 from inference.errors import InvalidKey
 from inference.front import Front
 from inference.gateway import Gateway
-from inference.ledger_link import encoded
 from inference.openai import DataPlane
 from inference.pool import Pool
 from inference.relay import Relay
@@ -34,6 +33,23 @@ TOKEN = "known-to-the-portal"
 ALICE = Caller(1, "alice", False, 1, 2**40)
 
 
+class Packed:
+    """An operation as the script unpacks it."""
+
+    def __init__(self, rest: bytes) -> None:
+        self.rest = rest
+
+    def text(self) -> bytes:
+        end = self.rest[0] + 1
+        text, self.rest = self.rest[1:end], self.rest[end:]
+        return text
+
+    def numbers(self, count: int) -> tuple[float, ...]:
+        read = struct.unpack_from(f">{count}d", self.rest)
+        self.rest = self.rest[8 * count :]
+        return read
+
+
 class Ledger:
     """The live ledger, which grants what is asked for."""
 
@@ -44,18 +60,20 @@ class Ledger:
         self.settled: list[tuple[bytes, dict[str, Any]]] = []
 
     def call(self, callback: Callable[[Any], None], *operation: bytes) -> None:
-        self.send(callback, len(operation), encoded(*operation))
+        self.send(callback, b"\0".join(operation))
 
-    def send(self, callback: Callable[[Any], None], size: int, operation: bytes) -> None:
-        reader = hiredis.Reader()
-        reader.feed(b"*%d\r\n%b" % (size, operation))
-        said = reader.gets()
+    def send(self, callback: Callable[[Any], None], operation: bytes) -> None:
         answer = b"1"
-        if said[0] == b"admit":
-            self.admitted.append(said[6])
-            answer = b"ok\t%d\t-1\t-1\t1000\t1000\t\t" % int(said[8])
-        elif said[0] == b"settle":
-            self.settled.append((said[3], json.loads(said[9])))
+        kind, packed = operation[:1], Packed(operation[1:])
+        if kind == b"A":
+            _user, _key, _versions = packed.text(), packed.text(), packed.numbers(2)
+            _session, request, numbers = packed.text(), packed.text(), packed.numbers(5)
+            self.admitted.append(request)
+            answer = b"ok\t%d\t-1\t-1\t1000\t1000\t\t" % numbers[1]
+        elif kind == b"S":
+            _user, _key, request = packed.text(), packed.text(), packed.text()
+            packed.numbers(4)
+            self.settled.append((request, json.loads(packed.rest[2:])))  # nothing is held of a window
         self._loop.call_soon(callback, answer)
 
     send_along = send
