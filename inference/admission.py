@@ -213,7 +213,8 @@ class Admission:
         held, holds = (-1, b"") if reservation.extended else (reservation.generated_tokens, reservation.holds)
         operation = _SETTLE % (
             caller.payers, len(request_id), request_id,
-            _SETTLE_NUMBERS(reservation.prompt_tokens, held, prompt_tokens, generated_tokens, len(holds)), holds, record,
+            _SETTLE_NUMBERS(reservation.prompt_tokens, held, prompt_tokens, generated_tokens, len(holds)),
+            holds, record,
         )  # fmt: skip
         self.journal.append(int(now * 1000 + self._wall_ms), caller.user_id, operation)
         self._send_settlement(operation)

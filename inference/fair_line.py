@@ -11,7 +11,6 @@ under way, so that they need not wait for the end of somebody's long answer: the
 
 import heapq
 import itertools
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -54,7 +53,7 @@ class FairLine:
         self.waiting = 0
         self.outstanding = 0
         """Tokens (`Body.weight`) of the requests that were sent here and have not ended, whatever they wait for."""
-        self._of_user: Counter[int] = Counter()
+        self._of_user: dict[int, int] = {}
         self._heap: list[Place] = []
         self._moving = False
         self._virtual = 0.0
@@ -92,12 +91,13 @@ class FairLine:
             place.timer.cancel()
         if place.going:
             self.in_flight -= 1
-            self._of_user[place.user_id] -= 1
-            if not self._of_user[place.user_id]:
-                del self._of_user[place.user_id]
+            theirs = self._of_user.pop(place.user_id) - 1
+            if theirs:
+                self._of_user[place.user_id] = theirs
         else:
             self.waiting -= 1
-        self._next()  # for whoever waited behind it, too
+        if self._heap or not self.in_flight:
+            self._next()  # for whoever waited behind it, too
 
     def _next(self) -> None:
         if self._moving:  # called by a `go` that ended at once: the loop below goes on
@@ -125,10 +125,11 @@ class FairLine:
     def _has_room(self, place: Place) -> bool:
         if self.in_flight < self._usual:
             return True
-        return self.in_flight < self._most and not place.batch and not self._of_user[place.user_id]
+        return self.in_flight < self._most and not place.batch and place.user_id not in self._of_user
 
     def _stamp(self, place: Place) -> None:
-        place.start = max(self._virtual, self._finish.get(place.user_id, 0.0))
+        finish = self._finish.get(place.user_id, 0.0)
+        place.start = self._virtual if self._virtual > finish else finish
         self._finish[place.user_id] = place.start + place.tokens / place.weight
 
     def _start(self, place: Place) -> None:
@@ -136,5 +137,6 @@ class FairLine:
         if place.timer:
             place.timer.cancel()
         self.in_flight += 1
-        self._of_user[place.user_id] += 1
-        self._virtual = max(self._virtual, place.start)
+        self._of_user[place.user_id] = self._of_user.get(place.user_id, 0) + 1
+        if place.start > self._virtual:
+            self._virtual = place.start

@@ -50,6 +50,8 @@ class WaitingRoom:
 
     def leave(self, one: Waiting) -> None:
         """It got its answer, or is not wanted any more."""
+        if not self._lines:
+            return
         user, key = one.place
         lines = self._lines.get(user, {})
         line = lines.get(key)
@@ -64,7 +66,7 @@ class WaitingRoom:
 
     def wake(self, user_id: int) -> None:
         """Something that this user's requests held has become free."""
-        for line in list(self._lines.get(user_id, {}).values()):
+        for line in list(self._lines.get(user_id, {}).values()) if self._lines else ():
             if not line[0].in_flight:
                 line[0].ask()
 
