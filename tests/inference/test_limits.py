@@ -293,3 +293,20 @@ def test_headers_name_requests_only_where_they_are_limited():
     named = dict(headers_of(rate_lines((b"5", b"4", b"100", b"40", b"m"), 30)))
     assert named[b"x-ratelimit-remaining-requests"] == b"4"
     assert named[b"x-ratelimit-reset-requests"] == named[b"x-ratelimit-reset-tokens"] == b"30s"
+
+
+def test_a_stream_that_was_extended_very_often_is_settled_all_the_same():
+    """What it counts in has grown beyond what a settlement has room for; the ledger knows it."""
+    quota(td=10_000_000, tM=10_000_000, gl=10_000_000)
+
+    async def scenario(admission):
+        stream = await reserve(admission, prompt=1, generated=1)
+        for _ in range(2500):
+            admission.extend(stream, 1, lambda granted: None)
+        await admission.link.ask(b"alive")
+        assert len(stream.holds) > 2**16
+        settle(admission, stream, prompt=1, generated=500)
+
+    ledger(scenario)
+    assert (held()["gr"], held()["gu"]) == (0, 500)
+    assert sorted(int(value) for value in client().mget(client().keys("win:*"))) == [501, 501]
