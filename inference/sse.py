@@ -150,10 +150,31 @@ class Filter(Events):
         self._keep_usage = self.keeps_usage = keep_usage
         self._keep_continuous = keep_continuous
         self._choices = choices
+        self._usual = choices == 1 and not keep_continuous
         self._choices_per_prompt = choices_per_prompt
         self._per_choice: dict[int, Usage] = {}
         self._latest = b""
         self._counts: Usage | None = None
+
+    def feed(self, data: bytes) -> bytes:
+        if self._usual and not (self._rest or self._held) and data.find(b"\n\n") == len(data) - 2:
+            passed = self._without_usage(data)
+            if passed:
+                return passed
+        return super().feed(data)
+
+    def _without_usage(self, event: bytes) -> bytes:
+        """The short way of `_event`, for nearly all there is: the choice goes on, and the usage is what the client did
+        not ask for, without anything nested. b"": it is something else."""
+        at = event.rfind(b'"usage":')
+        # A choice's key: then it is not its last message, and this is not the usage chunk, which has no choice.
+        if event[at - 1 : at + 9] != b',"usage":{' or event.rfind(b'"finish_reason":null', 0, at) < 0:
+            return b""
+        end = event.find(b"}", at) + 1
+        if not end or event.find(b"{", at + 9, end) >= 0:
+            return b""
+        self._latest, self.final = event[at + 8 : end], False
+        return event[: at - 1] + event[end:]
 
     def usage(self) -> Usage | None:
         """The engine's latest counts; None: it has told none. Decoded when they are asked for, which is once a second

@@ -24,7 +24,8 @@ from_pypi() {
     [ -x "$directory/bin/python" ] && cmp -s "$here/$name.txt" "$directory/installed.txt" && return 0
     rm -rf "$directory"
     "$python" -m venv "$directory"
-    "$directory/bin/pip" -qq --disable-pip-version-check install --require-hashes -r "$here/$name.txt"
+    # All that is needed is listed: looking for it again, older versions of pip find newer packages that have no hash.
+    "$directory/bin/pip" -qq --disable-pip-version-check install --no-deps --require-hashes -r "$here/$name.txt"
     cp "$here/$name.txt" "$directory/installed.txt" # last: what is half there is made anew
 }
 

@@ -47,6 +47,26 @@ def test_whatever_is_said_and_wherever_packets_end_the_client_gets_the_stream_wi
     assert not stream.failed
 
 
+USUAL = b'data: {"choices":[{"index":0,"delta":{"content":"%b"},"finish_reason":%b}]%b,"usage":%b%b}\n\n'
+
+
+@given(
+    said=hostile_text.filter(lambda text: "\n" not in text),
+    reason=st.sampled_from([b"null", b'"stop"', b'"length"']),
+    before=st.sampled_from([b"", b',"system_fingerprint":"f"']),
+    usage=st.sampled_from([b'{"prompt_tokens":1}', b'{"a":{"b":1},"c":2}', b"null", b"{", b'{"a":"}"}']),
+    after=st.sampled_from([b"", b',"y":{"usage":{"z":1}}', b',"system_fingerprint":"f"']),
+)
+def test_the_short_way_of_an_event_is_the_long_one_or_none(said, reason, before, usage, after):
+    one = USUAL % (json.dumps(said)[1:-1].encode(), reason, before, usage, after)
+    short, long = silent(), silent()
+    passed = short._without_usage(one)
+    if not passed:
+        return
+    assert passed == long._event(one)
+    assert (short._latest, short.final, short._held) == (long._latest, long.final, long._held)
+
+
 def test_each_single_cut_gives_the_same():
     whole = sse(event("a", 5, 1), event("b", 5, 2), last_event(5, 2), DONE)
     expected = run(silent(), whole)
