@@ -73,8 +73,8 @@ def test_home_shows_the_latest_of_many_engines(browser, alice):
     )
     log_in(browser, "alice")
     page = text(browser.get("/"))
-    assert page.count('class="card"') == 60
-    assert "and 3 older" in page
+    assert page.count('class="card"') == 36
+    assert "and 27 more" in page
 
 
 def test_a_strange_host_is_no_server_error(browser, db):

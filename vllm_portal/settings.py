@@ -189,6 +189,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 3600,
         "options": {"expires": 3600},
     },
+    "sum-up-usage": {
+        "task": "inference.tasks.sum_up_usage",
+        "schedule": 60,
+        "options": {"expires": 60},
+    },
     "delete-expired-sessions": {
         "task": "accounts.tasks.delete_expired_sessions",
         "schedule": 3600,

@@ -62,6 +62,6 @@ UNFOLD = {
     "SHOW_HISTORY": True,
     "SHOW_VIEW_ON_SITE": False,
     "DASHBOARD_CALLBACK": "vllm_portal.dashboard.dashboard",
-    "COMMAND": {"search_models": True},
+    "COMMAND": {"search_callback": "vllm_portal.admin_search.found"},
     "SIDEBAR": {"show_search": True, "command_search": True, "navigation": NAVIGATION},
 }

@@ -55,6 +55,8 @@ def _set_up(directory: Path) -> None:
 
 
 def measure(arguments: argparse.Namespace, directory: Path) -> int:
+    from django.core.management import call_command
+
     from bench.at_scale import pages, rows, visits
     from vllm_portal import embedded_redis
     from vllm_portal.config import get_config
@@ -62,10 +64,12 @@ def measure(arguments: argparse.Namespace, directory: Path) -> int:
     sizes = rows.Sizes(arguments.users, arguments.engines, arguments.records)
     redis = embedded_redis.start(directory / "redis", get_config().redis_socket)
     try:
+        call_command("migrate", verbosity=0)
         rows.fill(sizes, say=lambda text: print(text, file=sys.stderr, flush=True))
+        rows.settle()
         print(rows.described(), flush=True)
         missed = 0
-        print(f"{'page':<58} {'who':<6} {'p50 ms':>8} {'worst':>8} {'queries':>8}")
+        print(f"{'page':<58} {'who':<6} {'p50 ms':>8} {'CPU':>8} {'worst':>8} {'queries':>8}")
         for page in pages.all_of_them():
             if not re.search(arguments.only, page.name):
                 continue
@@ -73,10 +77,8 @@ def measure(arguments: argparse.Namespace, directory: Path) -> int:
             slow, chatty = seen.p50_ms > MOST_MS, seen.queries > MOST_QUERIES
             missed += slow or chatty
             mark = " SLOW" * slow + " QUERIES" * chatty
-            print(
-                f"{page.name:<58} {page.who:<6} {seen.p50_ms:8.1f} {seen.worst_ms:8.1f} {seen.queries:8}{mark}",
-                flush=True,
-            )
+            figures = f"{seen.p50_ms:8.1f} {seen.cpu_ms:8.1f} {seen.worst_ms:8.1f} {seen.queries:8}"
+            print(f"{page.name:<58} {page.who:<6} {figures}{mark}", flush=True)
             for ms, sql in seen.slowest if arguments.explain else ():
                 print(f"    {ms:.1f} ms {sql[:600]}")
         print(f"{missed} pages over {MOST_MS} ms or {MOST_QUERIES} queries")

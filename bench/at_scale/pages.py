@@ -16,6 +16,8 @@ from engines.models import Engine
 from engines.states import State
 
 HTML = "text/html"
+SEARCHED = ("user-77", "user", "xyzzy")
+"""Something, everything and nothing."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,6 @@ def _of_everybody(who: str) -> Iterator[Page]:
         yield Page(f"usage, {days} days", f"/usage?days={days}&whose=mine", who)
     yield Page("usage by model as CSV", f"/api/v1/usage/summary?group_by=model&as=csv&user={_pk(who)}", who, "*/*")
     yield Page("active models", "/active_models/", who)
-    yield Page("engines of the API", "/api/v1/engines", who)
     yield Page("API docs", "/api/docs", who)
 
 
@@ -73,8 +74,8 @@ def _of_admins() -> Iterator[Page]:
     yield Page("admin: dashboard", "/admin/", ADMIN)
     yield Page("admin: settings", "/admin/settings/", ADMIN)
     yield Page("admin: cached models", "/admin/cached-models/", ADMIN)
-    yield Page("admin: search, a name", "/admin/search/?s=user-77&extended=1", ADMIN)
-    yield Page("admin: search, nothing", "/admin/search/?s=xyzzy&extended=1", ADMIN)
+    for text in SEARCHED:
+        yield Page(f"admin: search for {text}", f"/admin/search/?s={text}&extended=1", ADMIN)
     yield Page("admin: import users", "/admin/accounts/user/import/", ADMIN)
     yield Page("admin: password of a user", f"/admin/accounts/user/{_pk(STUDENT)}/password/", ADMIN)
 
@@ -95,7 +96,7 @@ def _tables() -> Iterator[Page]:
                 query = f"?{one}__exact={quote(str(choices[0][0]))}"
                 yield Page(f"admin: {title}, {one} {choices[0][0]}", f"{reverse(f'{base}changelist')}{query}", ADMIN)
         if page.search_fields:
-            for text in ("user-77", "xyzzy"):
+            for text in SEARCHED:
                 yield Page(f"admin: {title}, searched for {text}", f"{reverse(f'{base}changelist')}?q={text}", ADMIN)
         if page.has_add_permission(request):
             yield Page(f"admin: {title}, add", reverse(f"{base}add"), ADMIN)

@@ -10,7 +10,6 @@ from django.contrib.admin.models import LogEntry
 from django.contrib.auth.hashers import make_password
 from django.contrib.auth.models import Group
 from django.contrib.contenttypes.models import ContentType
-from django.core.management import call_command
 from django.db import connection
 from django.db.models import Count, Model, Q, Sum
 from django.db.models.functions import TruncDay, TruncHour
@@ -19,7 +18,7 @@ from django.utils import timezone
 from accounts.models import ApiKey, KeyLimit, TokenLimit, User
 from engines.models import Engine, EngineEvent, Gpu, GpuLease
 from engines.states import State
-from inference import batches, tasks
+from inference import batches, everybodys_usage, tasks
 from inference.models import AuditRun, Conversation, ConversationCounter, Message, UsageRecord, UsageRollup
 
 ADMIN, STUDENT = "root", "user-0"
@@ -38,7 +37,6 @@ class Sizes(NamedTuple):
 
 def fill(sizes: Sizes, say: Callable[[str], None]) -> None:
     """Nothing where it was done before: a database that is kept stays as it is."""
-    call_command("migrate", verbosity=0)
     if User.objects.filter(username=ADMIN).exists():
         return
     source, now = random.Random(SEED), timezone.now().replace(microsecond=0)
@@ -53,11 +51,16 @@ def fill(sizes: Sizes, say: Callable[[str], None]) -> None:
         begun = timezone.now()
         step()
         say(f"{name}: {(timezone.now() - begun).total_seconds():.0f} s")
-    tasks.refresh_statistics()
+    User.objects.create_superuser(ADMIN)  # last: it says that all is there
+
+
+def settle() -> None:
+    """What time does to a database by itself: it knows what is in it, and everybody's numbers are summed up."""
     if connection.vendor == "postgresql":
         with connection.cursor() as cursor:
             cursor.execute("VACUUM ANALYZE")
-    User.objects.create_superuser(ADMIN)  # last: it says that all is there
+    tasks.refresh_statistics()
+    everybodys_usage.keep_up(timezone.now())
 
 
 def described() -> str:
@@ -99,7 +102,7 @@ def _engines(sizes: Sizes, source: random.Random, now: datetime) -> None:
                 launcher="simulator", device="cuda", state=state, shared=n % 3 == 0, state_since=created,
                 detail="waiting for GPUs" if state == State.QUEUED else "", ready_at=created + timedelta(minutes=3),
                 ended_at=created + timedelta(hours=9) if ended else None, served_max_model_len=4096,
-                cause="It does not fit." if state == State.FAILED else "", cause_code="kv_cache" * (state == State.FAILED),
+                cause="It does not fit." if state == State.FAILED else "",
             )
         )  # fmt: skip
         made[-1].wanted_created_at = created
@@ -220,9 +223,9 @@ def _rest(source: random.Random, now: datetime) -> None:
     about = ContentType.objects.get_for_model(User)
     LogEntry.objects.bulk_create(
         (
-            LogEntry(user_id=people[0], action_time=at(), content_type=about, object_id=str(user), object_repr=f"user-{n}",
+            LogEntry(user_id=people[0], action_time=at(), content_type=about, object_id=str(user), object_repr="a user",
                      action_flag=2, change_message="[]")
-            for n, user in enumerate(people * 3)
+            for user in people * 3
         ),
         2000,
     )  # fmt: skip

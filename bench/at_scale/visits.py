@@ -16,9 +16,11 @@ from bench.at_scale.pages import Page
 
 @dataclass
 class Seen:
-    """`queries`: the most of one visit. `slowest`: (ms, SQL) of the last visit."""
+    """`cpu_ms`: median, too; less than the other where the database or the machine was busy. `queries`: the most of one
+    visit. `slowest`: (ms, SQL) of the last visit."""
 
     p50_ms: float
+    cpu_ms: float
     worst_ms: float
     queries: int
     slowest: list[tuple[float, str]]
@@ -45,14 +47,16 @@ def measured(page: Page, visits: int) -> Seen:
     if page.who:
         client.force_login(User.objects.get(username=page.who))
     path = _arrived(client, page)
-    took, statements = [], []
+    took, cpu, statements = [], [], []
     for _ in range(visits):
         cache.clear()
+        begun = time.thread_time()
         ms, seen = _visit(client, path, page.accept)
+        cpu.append((time.thread_time() - begun) * 1000)
         took.append(ms)
         statements.append(seen)
     slowest = sorted(statements[-1].took, reverse=True)[:3]
-    return Seen(median(took), max(took), max(len(one.took) for one in statements), slowest)
+    return Seen(median(took), median(cpu), max(took), max(len(one.took) for one in statements), slowest)
 
 
 def _arrived(client: Client, page: Page) -> str:

@@ -4,7 +4,6 @@ import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from django.core.cache import cache
 from django.db.models import Sum
 from django.test import Client
 from django.utils import timezone
@@ -12,18 +11,11 @@ from django.utils import timezone
 from accounts import keys, quotas
 from accounts.models import User
 from engines.models import Engine, EngineEvent
-from inference import rollups
-from inference.models import UsageRecord
+from inference import everybodys_usage, rollups
+from inference.models import UsageDigest, UsageRecord
 from inference.plots import by_day, rounded_up
 
 MOST_QUERIES = 15
-
-
-@pytest.fixture(autouse=True)
-def nothing_remembered():
-    cache.clear()
-    yield
-    cache.clear()
 
 
 @pytest.fixture
@@ -91,6 +83,35 @@ def test_everybodys_numbers_are_not_remembered_for_one_user(alice, root, spend):
     assert "5,555" not in seen_by(alice)
 
 
+def test_everybodys_numbers_are_summed_up_beforehand(alice, root, spend):
+    spend(alice, 0, 1111, 1)
+    everybodys_usage.keep_up(now := timezone.now())
+    spend(alice, 0, 2222, 1)
+    page = seen_by(root)
+    assert "1,111" in page
+    assert "3,333" not in page
+    assert f"As of {now:%Y-%m-%d %H:%M}" in page
+    everybodys_usage.keep_up(now + timedelta(seconds=everybodys_usage.AGE_S + 1))
+    assert "3,333" in seen_by(root)
+
+
+def test_what_took_long_is_not_summed_up_again_soon(alice, spend):
+    now = timezone.now()
+    spend(alice, 0, 1, 1)
+    everybodys_usage.keep_up(now)
+    UsageDigest.objects.filter(days=365).update(took_ms=60_000)
+    everybodys_usage.keep_up(now + timedelta(minutes=5))
+    assert [digest.days for digest in UsageDigest.objects.filter(as_of=now)] == [365]
+
+
+def test_where_the_worker_is_gone_the_page_sums_up_itself(alice, root, spend):
+    spend(alice, 0, 1111, 1)
+    assert "1,111" in seen_by(root)
+    spend(alice, 0, 2222, 1)
+    UsageDigest.objects.update(as_of=timezone.now() - timedelta(minutes=11))
+    assert "3,333" in seen_by(root)
+
+
 @pytest.mark.parametrize("days", ["", "7", "30", "x", "-1", "31", "9" * 400, "%00"])
 def test_a_period_is_one_of_those_offered(alice, spend, days):
     spend(alice, 0, 10, 1)
@@ -154,6 +175,7 @@ def test_a_page_asks_the_database_a_few_times_however_much_there_is(
         key, _ = keys.make(user, {"name": f"k{number}", "tokens_per_day": 5, "requests_per_minute": 3})
         spend(user, number, 5, 5, model=f"m{number}", api_key=key)
         Engine.objects.create(owner=user, name=f"e{number}", model="m", launcher="docker", device="cuda", state="READY")
+    everybodys_usage.keep_up(timezone.now())
     client = Client()
     client.force_login(user)
     with django_assert_max_num_queries(MOST_QUERIES):

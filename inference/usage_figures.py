@@ -1,0 +1,108 @@
+"""The numbers of the page /usage, as plain values: what requests of a period cost, by day, model, key and user, and how
+long engines held GPUs."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypedDict
+from uuid import UUID
+
+from django.db.models import QuerySet
+
+from accounts.models import User
+from engines import gpu_hours
+from engines.gpu_hours import GpuTime
+from engines.models import Engine
+from inference.models import UsageRecord, UsageRollup
+from inference.rollups import start_of
+from inference.summary import summary
+
+DAYS = (7, 30, 90, 365)
+LONGEST = 15  # rows of a table; the CSV has all
+
+Span = tuple[datetime, datetime]
+
+
+class Group(TypedDict):
+    """One table. Rows: of those that cost most, with what each is of the largest, in percent."""
+
+    name: str
+    rows: list[dict[str, Any]]
+    left_out: int
+
+
+class GpuRow(TypedDict):
+    """Hours times GPUs."""
+
+    name: str
+    model: str
+    gpus: int
+    held: float
+    idle: float
+    idle_percent: int
+
+
+class Figures(TypedDict):
+    """`as_of`: ISO 8601, in UTC; the last of the days. `daily`: the oldest first, without days that have no request."""
+
+    as_of: str
+    daily: list[dict[str, Any]]
+    groups: list[Group]
+    gpus: list[GpuRow]
+
+
+def first_day(as_of: datetime, days: int) -> datetime:
+    """Midnight of the first of so many days, of which today is the last."""
+    return start_of(UsageRollup.Period.DAY, as_of.astimezone(UTC)) - timedelta(days=days - 1)
+
+
+def figures(days: int, user: User | None, now: datetime) -> Figures:
+    """Of one user, or of all (None), which reads hundreds of thousands of rows where there are many: see
+    `inference.everybodys_usage`."""
+    now = now.astimezone(UTC)
+    first = first_day(now, days)
+    of: dict[str, Any] = {} if user is None else {"user": user}
+    records, rollups = UsageRecord.objects.filter(**of), UsageRollup.objects.filter(**of)
+    engines = Engine.objects.all() if user is None else Engine.objects.filter(owner=user)
+    names = ("model", "key") if user is not None else ("model", "key", "user")
+    return Figures(
+        as_of=now.isoformat(),
+        daily=summary(records, rollups, "day", first, now),
+        groups=[_group(name, summary(records, rollups, name, first, now)) for name in names],
+        gpus=list(_gpu_rows(gpu_hours.of(engines, (first, now)), (first, now))),
+    )
+
+
+def _group(name: str, rows: list[dict[str, Any]]) -> Group:
+    for row in rows:
+        row["tokens"] = row["prompt_tokens"] + row["generated_tokens"]
+    rows.sort(key=lambda row: (-row["tokens"], row["group"]))
+    largest = max((row["tokens"] for row in rows), default=0) or 1
+    shown = [{**row, "percent": round(100 * row["tokens"] / largest, 1)} for row in rows[:LONGEST]]
+    return Group(name=name, rows=shown, left_out=max(0, len(rows) - LONGEST))
+
+
+def _gpu_rows(found: list[GpuTime], period: Span) -> Iterator[GpuRow]:
+    """Of those that held most."""
+    shown = found[:LONGEST]
+    busy = _busy_hours(UsageRollup.objects.filter(engine__in=[one.engine.pk for one in shown]), period)
+    for one in shown:
+        engine, idle_s = one.engine, gpu_hours.idle_s(one, busy[one.engine.pk])
+        yield GpuRow(
+            name=engine.name,
+            model=engine.model,
+            gpus=engine.tensor_parallel_size,
+            held=one.held_s / 3600,
+            idle=idle_s / 3600,
+            idle_percent=round(100 * idle_s / one.held_s) if one.held_s else 0,
+        )
+
+
+def _busy_hours(rollups: QuerySet[UsageRollup], period: Span) -> dict[UUID, set[datetime]]:
+    """By engine: the hours in which requests began."""
+    from_hour = start_of(UsageRollup.Period.HOUR, period[0])
+    hours: dict[UUID, set[datetime]] = defaultdict(set)
+    rows = rollups.filter(period=UsageRollup.Period.HOUR, start__gte=from_hour, start__lt=period[1]).order_by()
+    for engine, start in rows.values_list("engine_id", "start").distinct():
+        hours[engine].add(start)
+    return hours
