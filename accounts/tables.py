@@ -11,7 +11,7 @@ from unfold.admin import ModelAdmin
 class Table(ModelAdmin):
     """Few rows a page: unfold draws each cell by templates, a row in more than a millisecond."""
 
-    list_per_page = 20
+    list_per_page = 15
     show_full_result_count = False
 
 

@@ -19,6 +19,14 @@ admin.site.register(ModelAlias, AliasAdmin)
 MANY = 300
 
 
+def _of_people(term: str) -> Q:
+    """Rows of users with `term` in their names. Those of few users are found by their index; those of many soon, in
+    the order of the list."""
+    named = User.objects.filter(username__icontains=term).order_by()
+    few = list(named.values_list("pk", flat=True)[: MANY + 1])
+    return Q(user__in=few) if len(few) <= MANY else Q(Exists(named.filter(pk=OuterRef("user"))))
+
+
 class Listed(ReadOnly, Table):
     actions = None
 
@@ -42,7 +50,7 @@ class ConversationAdmin(Listed):
     list_select_related = ("user",)
     ordering = ("-updated_at",)
     paginator = FirstPages
-    search_fields = ("user__username", "name")
+    search_fields = ("name",)  # and what get_search_results says
     search_help_text = "User or name of the conversation; what was said in it is not shown, not searched"
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
@@ -52,8 +60,10 @@ class ConversationAdmin(Listed):
         self, request: HttpRequest, queryset: QuerySet[Conversation], search_term: str
     ) -> tuple[QuerySet[Conversation], bool]:
         """First what matches, then its order: a list that is read in order, to be searched, is read row by row."""
-        found, _ = super().get_search_results(request, queryset.order_by(), search_term)
-        return (queryset.filter(pk__in=found.values("pk")[: FirstPages.most]) if search_term else queryset), False
+        if not (term := search_term.strip()):
+            return queryset, False
+        found = queryset.order_by().filter(_of_people(term) | Q(name__icontains=term))
+        return queryset.filter(pk__in=found.values("pk")[: FirstPages.most]), False
 
     @admin.display(description="messages")
     def message_count(self, conversation: Conversation) -> int:
@@ -86,12 +96,8 @@ class UsageRecordAdmin(Listed):
             return queryset, False
         if queryset.filter(request_id=term).exists():
             return queryset.filter(request_id=term), False
-        named = User.objects.filter(username__icontains=term).order_by()
-        few = list(named.values_list("pk", flat=True)[: MANY + 1])
-        # Records of few users are found by their index; those of many soon, in the order of time.
-        of_users = Q(user__in=few) if len(few) <= MANY else Exists(named.filter(pk=OuterRef("user")))
         models = {term} | set(Engine.objects.filter(model__icontains=term).values_list("model", flat=True))
-        return queryset.filter(of_users | Q(model__in=models)), False
+        return queryset.filter(_of_people(term) | Q(model__in=models)), False
 
 
 @admin.register(AuditRun)

@@ -206,7 +206,7 @@ def test_a_list_takes_as_few_queries_for_many_rows(admin, root, engine, path, dj
         LogEntry.objects.log_actions(root.pk, [user], 1, "[]", single_object=True)
     with django_assert_max_num_queries(15):
         page = admin.get(f"/admin/{path}/")
-    assert len(page.context["cl"].result_list) == 20
+    assert len(page.context["cl"].result_list) == 15
 
 
 @pytest.mark.django_db

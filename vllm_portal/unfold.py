@@ -59,6 +59,8 @@ UNFOLD = {
     "SITE_SYMBOL": "dns",
     "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("portal.svg")}],
     "SITE_URL": "/",
+    "STYLES": [lambda request: static("admin.css")],
+    "SCRIPTS": [lambda request: static("admin.js")],
     "SHOW_HISTORY": True,
     "SHOW_VIEW_ON_SITE": False,
     "DASHBOARD_CALLBACK": "vllm_portal.dashboard.dashboard",
