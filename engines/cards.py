@@ -153,6 +153,13 @@ class Card:
         return said
 
     @property
+    def ends_at(self) -> datetime | None:
+        """The nearest time at which it ends or sleeps by itself, as far as that is known."""
+        if self.engine.state in FINAL:
+            return None
+        return min(filter(None, (self.engine.lease_ends_at, terms.idle_stop_at(self.engine))), default=None)
+
+    @property
     def shared_with(self) -> str:
         """ "": with nobody. Whom else it is shared with only who decides over it is told."""
         if self.engine.shared:

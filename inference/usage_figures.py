@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypedDict
 from uuid import UUID
 
-from django.db.models import QuerySet
+from django.db.models import QuerySet, Sum
 
 from accounts.models import User
 from engines import gpu_hours
@@ -21,10 +21,12 @@ DAYS = (7, 30, 90, 365)
 LONGEST = 15  # rows of a table; the CSV has all
 
 Span = tuple[datetime, datetime]
+_COLUMNS = {"model": "model", "key": "api_key__name", "user": "user__username"}
 
 
 class Group(TypedDict):
-    """One table. Rows: of those that cost most, with what each is of the largest, in percent."""
+    """One table. Rows: of those that cost most. Their `by_day`: the tokens of each of the days; [] of what has no
+    name."""
 
     name: str
     rows: list[dict[str, Any]]
@@ -68,18 +70,35 @@ def figures(days: int, user: User | None, now: datetime) -> Figures:
     return Figures(
         as_of=now.isoformat(),
         daily=summary(records, rollups, "day", first, now),
-        groups=[_group(name, summary(records, rollups, name, first, now)) for name in names],
+        groups=[_group(name, summary(records, rollups, name, first, now), rollups, first, days) for name in names],
         gpus=list(_gpu_rows(gpu_hours.of(engines, (first, now)), (first, now))),
     )
 
 
-def _group(name: str, rows: list[dict[str, Any]]) -> Group:
+def _group(name: str, rows: list[dict[str, Any]], rollups: QuerySet[UsageRollup], first: datetime, days: int) -> Group:
     for row in rows:
         row["tokens"] = row["prompt_tokens"] + row["generated_tokens"]
     rows.sort(key=lambda row: (-row["tokens"], row["group"]))
-    largest = max((row["tokens"] for row in rows), default=0) or 1
-    shown = [{**row, "percent": round(100 * row["tokens"] / largest, 1)} for row in rows[:LONGEST]]
-    return Group(name=name, rows=shown, left_out=max(0, len(rows) - LONGEST))
+    shown = rows[:LONGEST]
+    by_day = _by_day(_COLUMNS[name], [row["group"] for row in shown], rollups, first, days)
+    return Group(
+        name=name,
+        rows=[{**row, "by_day": by_day.get(row["group"], [])} for row in shown],
+        left_out=max(0, len(rows) - LONGEST),
+    )
+
+
+def _by_day(
+    column: str, groups: list[str], rollups: QuerySet[UsageRollup], first: datetime, days: int
+) -> dict[str, list[int]]:
+    """Tokens of each day, in order. Today's sums are there as far as its records are written."""
+    of_days = rollups.order_by().filter(period=UsageRollup.Period.DAY, start__gte=first, **{f"{column}__in": groups})
+    found: dict[str, list[int]] = defaultdict(lambda: [0] * days)
+    tokens = Sum("prompt_tokens") + Sum("generated_tokens")
+    for group, start, count in of_days.values_list(column, "start").annotate(tokens=tokens):
+        if (day := (start - first).days) < days:
+            found[group][day] += count
+    return found
 
 
 def _gpu_rows(found: list[GpuTime], period: Span) -> Iterator[GpuRow]:

@@ -16,7 +16,7 @@ from django.views.decorators.http import require_safe
 from accounts import standing
 from accounts.models import User
 from inference import everybodys_usage
-from inference.plots import by_day
+from inference.plots import by_day, over_time
 from inference.summary import SUMS
 from inference.usage_figures import DAYS, Figures, figures, first_day
 
@@ -56,7 +56,12 @@ def _shown(found: Figures, days: int, user: User | None) -> dict[str, Any]:
         "daily": [(row["group"], *(f"{row[name]:,}" for name in SUMS)) for row in reversed(daily)],
         "daily_csv": _csv("day", first, user),
         "tables": [
-            {**group, "title": TITLES[group["name"]], "csv": _csv(group["name"], first, user)}
+            {
+                **group,
+                "rows": [{**row, "drawn": over_time(row["by_day"])} for row in group["rows"]],
+                "title": TITLES[group["name"]],
+                "csv": _csv(group["name"], first, user),
+            }
             for group in found["groups"]
         ],
         "gpus": found["gpus"],

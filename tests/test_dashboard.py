@@ -1,5 +1,6 @@
 """The admins' pages that belong to no table: the dashboard, the settings in force, who changed what."""
 
+import os
 from datetime import timedelta
 
 import pytest
@@ -16,6 +17,7 @@ from engines.states import State
 from inference import auditing
 from inference.audit import Finding
 from inference.models import AuditRun, Conversation, UsageRecord, UsageRollup
+from vllm_portal import flags
 from vllm_portal import settings_in_force as in_force
 from vllm_portal.config import Config, origin
 
@@ -147,6 +149,12 @@ def test_every_secret_is_kept_back():
     assert secrets
     assert {in_force._shown(getattr(values, name)) for name in secrets} == {"set (secret)"}
     assert isinstance(values.admin_password, SecretStr)
+
+
+def test_a_flag_is_told_from_the_environment(monkeypatch):
+    monkeypatch.setattr(os, "environ", {**os.environ, "PORTAL_HOST": "127.0.0.1"})
+    flags.apply(["--port", "8090", "--verbosity", "2"])
+    assert (origin("port"), origin("host"), origin("web_processes")) == ("flag", "environment", "default")
 
 
 def test_the_endpoint_of_the_hub_has_a_variable_of_its_own(monkeypatch):

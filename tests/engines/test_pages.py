@@ -112,6 +112,18 @@ def test_a_start_is_measured_by_earlier_ones_of_its_model(alice, engine_in):
 # Live
 
 
+def test_a_card_leads_to_sharing_and_to_more_time_and_counts_down(browser_of, alice, engine_in):
+    engine = engine_in(State.READY)
+    page = text(browser_of(alice).get("/"))
+    assert f'href="/engine/{engine.pk}#share"' in page
+    assert "How long<" in page
+    assert "data-until" not in page
+    Engine.objects.update(lease_ends_at=timezone.now() + timedelta(hours=2, minutes=1))
+    page = text(browser_of(alice).get("/"))
+    assert "Extend<" in page
+    assert "data-until>2\xa0hours</time> left" in page
+
+
 def test_the_cards_alone_are_for_those_logged_in(db):
     assert Client().get("/cards").status_code == 401
     assert Client().get("/cards/events").status_code == 401

@@ -13,7 +13,8 @@ from accounts.models import User
 from engines.models import Engine, EngineEvent
 from inference import everybodys_usage, rollups
 from inference.models import UsageDigest, UsageRecord
-from inference.plots import by_day, rounded_up
+from inference.plots import by_day, over_time, rounded_up
+from inference.usage_figures import figures
 
 MOST_QUERIES = 15
 
@@ -198,7 +199,24 @@ def test_sqlite_looks_up_one_users_sums_once_it_has_counted(alice, bob, spend):
     assert "user_id=?" in of_alice.values("model").annotate(Sum("requests")).order_by().explain()
 
 
+def test_each_model_and_key_has_its_days_drawn(alice, spend):
+    key, _ = keys.make(alice, {"name": "notebook"})
+    spend(alice, 0, 30, 10, model="m", api_key=key)
+    spend(alice, 6, 5, 5, model="m")
+    model, of_key = figures(7, alice, timezone.now())["groups"]
+    assert [(row["group"], row["by_day"]) for row in model["rows"]] == [("m", [10, 0, 0, 0, 0, 0, 40])]
+    assert [(row["group"], row["by_day"]) for row in of_key["rows"]] == [
+        ("notebook", [0, 0, 0, 0, 0, 0, 40]), ("(none)", []),
+    ]  # fmt: skip
+    assert seen_by(alice, "?days=7").count('<path d="M0 20V') == 2
+
+
 # The drawing
+
+
+def test_a_course_is_as_high_as_its_largest_day():
+    assert over_time([5, 0, 10]) == "M0 20V10.0h33.333V20.0h33.333V0.0h33.333V20Z"
+    assert over_time([0, 0]) == over_time([]) == ""
 
 
 def test_a_bar_for_each_day():
