@@ -212,5 +212,5 @@ def test_what_was_used_is_shown_and_fetched_as_a_table(visit, portal, engine):
     with page.expect_download() as download:
         page.click("section[aria-labelledby=by-model] >> text=This as CSV")
     lines = Path(download.value.path()).read_text().splitlines()
-    assert lines[0].startswith("model,requests,")
+    assert lines[0].startswith("group,requests,")
     assert any(line.startswith("acme/used,1,") for line in lines)
