@@ -8,7 +8,7 @@ from django.db.models import Count, Exists, OuterRef, Q, QuerySet
 from django.http import HttpRequest
 
 from accounts.models import User
-from accounts.tables import FirstPages, ReadOnly, Table
+from accounts.tables import FirstPages, LongTable, ReadOnly
 from engines.models import Engine
 from inference.aliases_admin import AliasAdmin
 from inference.models import AuditRun, Conversation, Message, ModelAlias, UsageRecord
@@ -27,7 +27,7 @@ def _of_people(term: str) -> Q:
     return Q(user__in=few) if len(few) <= MANY else Q(Exists(named.filter(pk=OuterRef("user"))))
 
 
-class Listed(ReadOnly, Table):
+class Listed(ReadOnly, LongTable):
     actions = None
 
 
@@ -49,7 +49,6 @@ class ConversationAdmin(Listed):
     list_display_links = ("number",)
     list_select_related = ("user",)
     ordering = ("-updated_at",)
-    paginator = FirstPages
     search_fields = ("name",)  # and what get_search_results says
     search_help_text = "User or name of the conversation; what was said in it is not shown, not searched"
 
@@ -82,7 +81,6 @@ class UsageRecordAdmin(Listed):
     list_select_related = ("user",)
     list_filter = ("outcome", "exact", "streamed", "started_at")
     sortable_by = ("started_at",)
-    paginator = FirstPages
     search_fields = ("request_id",)  # and what get_search_results says
     search_help_text = f"Part of a user's or model's name, or a request id; the first {FirstPages.most:,} are listed"
     show_facets = admin.ShowFacets.NEVER

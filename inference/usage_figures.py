@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypedDict
 from uuid import UUID
 
-from django.db.models import QuerySet, Sum
+from django.db.models import Q, QuerySet, Sum
 
 from accounts.models import User
 from engines import gpu_hours
@@ -21,12 +21,12 @@ DAYS = (7, 30, 90, 365)
 LONGEST = 15  # rows of a table; the CSV has all
 
 Span = tuple[datetime, datetime]
-_COLUMNS = {"model": "model", "key": "api_key__name", "user": "user__username"}
+_COLUMNS = {"model": ("model", ""), "key": ("api_key__name", "(none)"), "user": ("user__username", "(removed)")}
+"""Of each group: the column with its names, and what `summary` calls those without one."""
 
 
 class Group(TypedDict):
-    """One table. Rows: of those that cost most. Their `by_day`: the tokens of each of the days; [] of what has no
-    name."""
+    """One table. Rows: of those that cost most. Their `by_day`: the tokens of each of the days."""
 
     name: str
     rows: list[dict[str, Any]]
@@ -80,7 +80,7 @@ def _group(name: str, rows: list[dict[str, Any]], rollups: QuerySet[UsageRollup]
         row["tokens"] = row["prompt_tokens"] + row["generated_tokens"]
     rows.sort(key=lambda row: (-row["tokens"], row["group"]))
     shown = rows[:LONGEST]
-    by_day = _by_day(_COLUMNS[name], [row["group"] for row in shown], rollups, first, days)
+    by_day = _by_day(name, [row["group"] for row in shown], rollups, first, days)
     return Group(
         name=name,
         rows=[{**row, "by_day": by_day.get(row["group"], [])} for row in shown],
@@ -89,15 +89,17 @@ def _group(name: str, rows: list[dict[str, Any]], rollups: QuerySet[UsageRollup]
 
 
 def _by_day(
-    column: str, groups: list[str], rollups: QuerySet[UsageRollup], first: datetime, days: int
+    name: str, groups: list[str], rollups: QuerySet[UsageRollup], first: datetime, days: int
 ) -> dict[str, list[int]]:
     """Tokens of each day, in order. Today's sums are there as far as its records are written."""
-    of_days = rollups.order_by().filter(period=UsageRollup.Period.DAY, start__gte=first, **{f"{column}__in": groups})
+    column, nameless = _COLUMNS[name]
+    wanted = Q(**{f"{column}__in": groups}) | (Q(**{column: None}) if nameless in groups else Q())
+    of_days = rollups.order_by().filter(wanted, period=UsageRollup.Period.DAY, start__gte=first)
     found: dict[str, list[int]] = defaultdict(lambda: [0] * days)
     tokens = Sum("prompt_tokens") + Sum("generated_tokens")
     for group, start, count in of_days.values_list(column, "start").annotate(tokens=tokens):
         if (day := (start - first).days) < days:
-            found[group][day] += count
+            found[nameless if group is None else group][day] += count
     return found
 
 

@@ -3,18 +3,17 @@
 from django.contrib import admin
 from django.contrib.admin.models import LogEntry
 
-from accounts.tables import FirstPages, ReadOnly, Table
+from accounts.tables import LongTable, ReadOnly
 
 
 @admin.register(LogEntry)
-class LogEntryAdmin(ReadOnly, Table):
+class LogEntryAdmin(ReadOnly, LongTable):
     list_display = ("action_time", "user", "action_flag", "content_type", "object_repr", "change")
     list_display_links = None
     list_filter = ("action_flag", "content_type", "action_time")
     list_select_related = ("user", "content_type")
     search_fields = ("user__username", "object_repr")
     ordering = ("-pk",)  # which is that of time, and has an index
-    paginator = FirstPages
     actions = None
 
     @admin.display(description="what")

@@ -206,9 +206,9 @@ def test_each_model_and_key_has_its_days_drawn(alice, spend):
     model, of_key = figures(7, alice, timezone.now())["groups"]
     assert [(row["group"], row["by_day"]) for row in model["rows"]] == [("m", [10, 0, 0, 0, 0, 0, 40])]
     assert [(row["group"], row["by_day"]) for row in of_key["rows"]] == [
-        ("notebook", [0, 0, 0, 0, 0, 0, 40]), ("(none)", []),
+        ("notebook", [0, 0, 0, 0, 0, 0, 40]), ("(none)", [10, 0, 0, 0, 0, 0, 0]),
     ]  # fmt: skip
-    assert seen_by(alice, "?days=7").count('<path d="M0 20V') == 2
+    assert seen_by(alice, "?days=7").count('<path d="M0 20V') == 3
 
 
 # The drawing
