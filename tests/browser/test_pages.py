@@ -119,13 +119,29 @@ def test_the_keyboard_reaches_the_content_and_the_form(visit, alice):
 
 
 def test_the_first_page_is_small_and_its_second_time_smaller(visit, alice):
+    """As served, whole: the page itself and all that it loads."""
     one = visit()
     one.log_in("alice", "correct horse")
-    sizes = one.page.evaluate(
-        "() => ['navigation', 'resource'].flatMap((kind) => performance.getEntriesByType(kind))"
-        ".map((entry) => entry.encodedBodySize)"
+    took = lambda size: one.page.evaluate(  # noqa: E731
+        "(size) => ['navigation', 'resource'].flatMap((kind) => performance.getEntriesByType(kind))"
+        ".reduce((sum, entry) => sum + entry[size], 0)",
+        size,
     )
-    assert 5_000 < sum(sizes) < ONE_PAGE_BYTES
+    assert 5_000 < took("encodedBodySize") < ONE_PAGE_BYTES
+    one.page.goto("/keys")
+    one.page.goto("/")
+    assert took("transferSize") < 15_000
+
+
+def test_a_link_to_what_is_folded_opens_it(visit, engine):
+    engine("acme/lent")
+    page = visit().log_in("alice", "correct horse").page
+    page.click(".card >> text=Share")
+    page.wait_for_selector("#shared_users")
+    assert page.is_visible("#shared_users")
+    page.fill("#shared_users", "nobody-of-that-name")
+    page.click("#share button")
+    assert "no user nobody-of-that-name" in page.inner_text("[role=status]")
 
 
 PAGES = [
