@@ -13,6 +13,7 @@ from django.urls import URLPattern, path
 from django.utils.html import format_html
 from unfold.admin import StackedInline
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
+from unfold.widgets import UnfoldAdminIntegerFieldWidget
 
 from accounts import groups_admin, password_links, people, quotas
 from accounts.errors import NotYourself
@@ -72,13 +73,16 @@ class OwnUserForm(UserForm):
 
 def _tokens() -> forms.IntegerField:
     """With the number that the page showed beside the one that was typed: see `TokenLimitForm.save`."""
-    return forms.IntegerField(min_value=0, max_value=quotas.MOST, show_hidden_initial=True)
+    return forms.IntegerField(
+        min_value=0, max_value=quotas.MOST, show_hidden_initial=True, widget=UnfoldAdminIntegerFieldWidget
+    )
 
 
 def _pace(most: int = quotas.MOST) -> forms.IntegerField:
     return forms.IntegerField(
-        required=False, min_value=0, max_value=most, show_hidden_initial=True, help_text="Empty: no such limit."
-    )
+        required=False, min_value=0, max_value=most, show_hidden_initial=True, widget=UnfoldAdminIntegerFieldWidget,
+        help_text="Empty: no such limit.",
+    )  # fmt: skip
 
 
 LINKS = 20

@@ -8,6 +8,11 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
 from unfold.admin import TabularInline
+from unfold.widgets import (
+    UnfoldAdminCheckboxSelectMultipleWidget,
+    UnfoldAdminIntegerFieldWidget,
+    UnfoldAdminTextareaWidget,
+)
 
 from accounts import keys
 from accounts.errors import KeyRevoked
@@ -20,7 +25,10 @@ from accounts.tables import ReadOnly, Table
 
 
 def _limit(most: int = MOST) -> forms.IntegerField:
-    return forms.IntegerField(required=False, min_value=0, max_value=most, help_text="Empty: only the user's counts.")
+    return forms.IntegerField(
+        required=False, min_value=0, max_value=most, widget=UnfoldAdminIntegerFieldWidget,
+        help_text="Empty: only the user's counts.",
+    )  # fmt: skip
 
 
 class KeyAdminForm(forms.ModelForm):
@@ -31,9 +39,12 @@ class KeyAdminForm(forms.ModelForm):
     tokens_per_day = _limit()
     tokens_per_month = _limit()
     requests_at_once = _limit(COUNTABLE)
-    scopes = forms.MultipleChoiceField(choices=ApiKey.Scope.choices, widget=forms.CheckboxSelectMultiple)
+    scopes = forms.MultipleChoiceField(choices=ApiKey.Scope.choices, widget=UnfoldAdminCheckboxSelectMultipleWidget)
     allowed_models = ModelsField(
-        label="models", required=False, help_text="Names of models or engines, one a line. Empty: all."
+        label="Models",
+        required=False,
+        widget=UnfoldAdminTextareaWidget(attrs={"rows": 3}),
+        help_text="Names of models or engines, one a line. Empty: all.",
     )
 
     class Meta:

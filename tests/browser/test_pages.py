@@ -197,6 +197,18 @@ def test_each_page_of_admins_is_sound_too(visit, engine, axe, scheme, size):
     assert wrong_on(one, axe, [*OF_ADMINS, *OF_TABLES, *OF_THE_API], id=engine_id) == {}
 
 
+def test_each_field_of_the_admins_forms_has_an_edge(visit, alice):
+    """Of one that is not made by unfold's widgets nothing is seen."""
+    without = """() => [...document.querySelectorAll("form :is(input, textarea, select)")]
+      .filter((one) => one.offsetWidth > 1 && !["checkbox", "submit", "file"].includes(one.type))
+      .filter((one) => getComputedStyle(one).borderTopWidth === "0px").map((one) => one.name)"""
+    page = visit().log_in("admin", ADMIN_PASSWORD).page
+    for path in OF_TABLES:
+        if path.endswith(("/add/", "/change/")):
+            page.goto(path)
+            assert page.evaluate(without) == [], path
+
+
 def test_the_menus_of_the_admin_run_under_its_policy(visit, engine):
     """Its search, its colours, its actions: what Alpine, htmx and Select2 do, without inline code."""
     engine("acme/searched-for")
