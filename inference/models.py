@@ -133,7 +133,8 @@ class UsageRollup(models.Model):
 
 
 class UsageDigest(models.Model):
-    """Everybody's numbers of the page /usage over so many days, as `inference.everybodys_usage` keeps them."""
+    """Everybody's numbers of the page /usage over so many days, as `inference.everybodys_usage` keeps them. A version
+    that keeps other numbers empties the table."""
 
     days = models.PositiveSmallIntegerField(primary_key=True)
     as_of = models.DateTimeField()

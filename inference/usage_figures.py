@@ -34,11 +34,11 @@ class Group(TypedDict):
 
 
 class GpuRow(TypedDict):
-    """Hours times GPUs."""
+    """Hours times GPUs. `gpus` are parts where others share them."""
 
     name: str
     model: str
-    gpus: int
+    gpus: float
     held: float
     idle: float
     idle_percent: int
@@ -112,7 +112,7 @@ def _gpu_rows(found: list[GpuTime], period: Span) -> Iterator[GpuRow]:
         yield GpuRow(
             name=engine.name,
             model=engine.model,
-            gpus=engine.tensor_parallel_size,
+            gpus=engine.gpus,
             held=one.held_s / 3600,
             idle=idle_s / 3600,
             idle_percent=round(100 * idle_s / one.held_s) if one.held_s else 0,
