@@ -7,10 +7,10 @@ from datetime import datetime, timedelta
 from inference.models import UsageDigest
 from inference.usage_figures import DAYS, Figures, figures
 
-AGE_S = 60
+AGE_S = 10
 """A digest is made anew when it is older."""
-SHARE = 20
-"""And no sooner than after so many times what it took: that is a twentieth of a core."""
+SHARE = 100
+"""And no sooner than after so many times what it took: each of the four takes at most a hundredth of a core."""
 TOO_OLD = 10
 """After so many times that the worker is gone."""
 

@@ -192,8 +192,8 @@ CELERY_BEAT_SCHEDULE = {
     },
     "sum-up-usage": {
         "task": "inference.tasks.sum_up_usage",
-        "schedule": 60,
-        "options": {"expires": 60},
+        "schedule": 15,
+        "options": {"expires": 15},
     },
     "delete-expired-sessions": {
         "task": "accounts.tasks.delete_expired_sessions",
