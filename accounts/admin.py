@@ -11,8 +11,9 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.urls import URLPattern, path
 from django.utils.html import format_html
-from unfold.admin import ModelAdmin, StackedInline
+from unfold.admin import StackedInline
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
+from unfold.widgets import UnfoldAdminIntegerFieldWidget
 
 from accounts import groups_admin, password_links, people, quotas
 from accounts.errors import NotYourself
@@ -21,6 +22,7 @@ from accounts.keys_admin import KeyInline
 from accounts.keys_serializers import COUNTABLE
 from accounts.models import Role, TokenLimit, User
 from accounts.people_import_admin import import_page
+from accounts.tables import Table
 
 admin.site.site_header = admin.site.site_title = "vllm-portal"
 admin.site.index_title = "Administration"
@@ -71,13 +73,16 @@ class OwnUserForm(UserForm):
 
 def _tokens() -> forms.IntegerField:
     """With the number that the page showed beside the one that was typed: see `TokenLimitForm.save`."""
-    return forms.IntegerField(min_value=0, max_value=quotas.MOST, show_hidden_initial=True)
+    return forms.IntegerField(
+        min_value=0, max_value=quotas.MOST, show_hidden_initial=True, widget=UnfoldAdminIntegerFieldWidget
+    )
 
 
 def _pace(most: int = quotas.MOST) -> forms.IntegerField:
     return forms.IntegerField(
-        required=False, min_value=0, max_value=most, show_hidden_initial=True, help_text="Empty: no such limit."
-    )
+        required=False, min_value=0, max_value=most, show_hidden_initial=True, widget=UnfoldAdminIntegerFieldWidget,
+        help_text="Empty: no such limit.",
+    )  # fmt: skip
 
 
 LINKS = 20
@@ -142,7 +147,7 @@ class TokenLimitInline(StackedInline):
 
 
 @admin.register(User)
-class PeopleAdmin(UserAdmin, ModelAdmin):
+class PeopleAdmin(UserAdmin, Table):
     form = UserForm
     change_password_form = AdminPasswordChangeForm
     add_form = NewUserForm
@@ -187,9 +192,15 @@ class PeopleAdmin(UserAdmin, ModelAdmin):
         return super().has_delete_permission(request, obj) and (obj is None or obj.pk != request.user.pk)
 
     def get_deleted_objects(self, objs: Any, request: HttpRequest) -> tuple[list, dict, set, list]:
-        """A user's conversations go with the user, though nobody may delete them here one by one."""
-        to_delete, counts, _, protected = super().get_deleted_objects(objs, request)
-        return to_delete, counts, set(), protected
+        """What goes with them in numbers: somebody has thousands of messages. Conversations go with their user, though
+        nobody may delete them here one by one; what they cost stays."""
+        users = list(objs)
+        counts = {"users": len(users)}
+        for name in ("conversations", "api_keys"):
+            relation = User._meta.get_field(name)
+            rows = relation.related_model._default_manager.filter(user__in=users).count()
+            counts[str(relation.related_model._meta.verbose_name_plural)] = rows
+        return [str(user) for user in users], counts, set(), []
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
         """One by one: `User.delete` tells the live counters."""

@@ -8,9 +8,10 @@ from django.contrib.auth.models import Group
 from django.db import transaction
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest
-from unfold.admin import ModelAdmin, StackedInline
+from unfold.admin import StackedInline
 
 from accounts.models import GroupPriority
+from accounts.tables import Table
 from vllm_portal.changes import announce
 
 admin.site.unregister(Group)
@@ -29,7 +30,7 @@ class PriorityInline(StackedInline):
 
 
 @admin.register(Group)
-class GroupAdmin(ModelAdmin):
+class GroupAdmin(Table):
     """Without Django's permissions: what one may do is the role's to say."""
 
     fields = ("name", "members")
@@ -50,6 +51,11 @@ class GroupAdmin(ModelAdmin):
         """The first hundred."""
         names = list(group.user_set.order_by("username").values_list("username", flat=True)[:101]) if group.pk else []
         return ", ".join(names[:100]) + (", …" if len(names) > 100 else "") or "Nobody yet: see the users' pages."
+
+    def get_deleted_objects(self, objs: Any, request: HttpRequest) -> tuple[list, dict, set, list]:
+        """Without each membership, of which there may be thousands: the users stay."""
+        groups = list(objs)
+        return [str(group) for group in groups], {"groups": len(groups)}, set(), []
 
     def delete_model(self, request: HttpRequest, obj: Group) -> None:
         super().delete_model(request, obj)

@@ -7,7 +7,12 @@ from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
-from unfold.admin import ModelAdmin, TabularInline
+from unfold.admin import TabularInline
+from unfold.widgets import (
+    UnfoldAdminCheckboxSelectMultipleWidget,
+    UnfoldAdminIntegerFieldWidget,
+    UnfoldAdminTextareaWidget,
+)
 
 from accounts import keys
 from accounts.errors import KeyRevoked
@@ -16,10 +21,14 @@ from accounts.keys import LIMITS, TOTALS, Rights
 from accounts.keys_serializers import COUNTABLE
 from accounts.models import ApiKey
 from accounts.quotas import MOST
+from accounts.tables import ReadOnly, Table
 
 
 def _limit(most: int = MOST) -> forms.IntegerField:
-    return forms.IntegerField(required=False, min_value=0, max_value=most, help_text="Empty: only the user's counts.")
+    return forms.IntegerField(
+        required=False, min_value=0, max_value=most, widget=UnfoldAdminIntegerFieldWidget,
+        help_text="Empty: only the user's counts.",
+    )  # fmt: skip
 
 
 class KeyAdminForm(forms.ModelForm):
@@ -30,9 +39,12 @@ class KeyAdminForm(forms.ModelForm):
     tokens_per_day = _limit()
     tokens_per_month = _limit()
     requests_at_once = _limit(COUNTABLE)
-    scopes = forms.MultipleChoiceField(choices=ApiKey.Scope.choices, widget=forms.CheckboxSelectMultiple)
+    scopes = forms.MultipleChoiceField(choices=ApiKey.Scope.choices, widget=UnfoldAdminCheckboxSelectMultipleWidget)
     allowed_models = ModelsField(
-        label="models", required=False, help_text="Names of models or engines, one a line. Empty: all."
+        label="Models",
+        required=False,
+        widget=UnfoldAdminTextareaWidget(attrs={"rows": 3}),
+        help_text="Names of models or engines, one a line. Empty: all.",
     )
 
     class Meta:
@@ -68,7 +80,7 @@ def scopes(key: ApiKey) -> str:
     return ", ".join(key.scopes)
 
 
-class KeyInline(TabularInline):
+class KeyInline(ReadOnly, TabularInline):
     """On a user's page: to look at, and the way to the key's own page."""
 
     model = ApiKey
@@ -77,22 +89,15 @@ class KeyInline(TabularInline):
     show_change_link = True
     extra = 0
 
-    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
 
 @admin.register(ApiKey)
-class KeyAdmin(ModelAdmin):
+class KeyAdmin(Table):
     form = KeyAdminForm
+    autocomplete_fields = ("user",)
     list_display = ("name", "user", shown, scopes, state, "last_used_at", "prompt_used", "generated_used")
     list_filter = (("revoked_at", admin.EmptyFieldListFilter),)
     list_select_related = ("user", "limit")
+    ordering = ("-pk",)  # the latest first, by an index
     search_fields = ("name", "user__username", "last_four")
     actions = ("revoke",)
 

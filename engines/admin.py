@@ -6,51 +6,35 @@ from typing import Any
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from unfold.admin import ModelAdmin, TabularInline
 
-from engines import starting, terminating
-from engines.models import Engine, EngineEvent, Gpu, GpuLease, StartMeasure
+from accounts.tables import ReadOnly, Table
+from engines import engine_logs, starting, terminating
+from engines.models import Engine, Gpu, GpuLease, StartMeasure
 from engines.sharing_admin import SharingForm
 from engines.states import FINAL
 from vllm_portal.errors import CallerError
 
-
-class ReadOnly:
-    """Rows that only the portal itself writes."""
-
-    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
+MOST_EVENTS, MOST_LINES = 200, 60
+"""The latest: an engine that sleeps and wakes has many events."""
 
 
-class EventInline(ReadOnly, TabularInline):
-    model = EngineEvent
-    fields = ("at", "old_state", "new_state", "message")
-    extra = 0
-
-
-class LeaseInline(ReadOnly, TabularInline):
-    model = GpuLease
-    fields = ("gpu", "since")
-    extra = 0
+def _more(engine: Engine) -> dict[str, Any]:
+    return {
+        "leases": engine.gpu_leases.select_related("gpu"),
+        "events": reversed(engine.events.order_by("-at", "-id")[:MOST_EVENTS]),
+        "log": "\n".join(engine_logs.read(engine).splitlines()[-MOST_LINES:]),
+    }
 
 
 @admin.register(Engine)
-class EngineAdmin(ReadOnly, ModelAdmin):
+class EngineAdmin(ReadOnly, Table):
     """All but whom it is shared with is read only; the encrypted fields are on no page."""
 
     list_display = ("name", "owner", "model", "state", "standing", "launcher", "shared", "created_at")
-    list_filter = ("state", "launcher", "shared")
+    list_filter = ("state", "launcher", "shared", "created_at")
     list_select_related = ("owner",)
     search_fields = ("name", "model", "owner__username", "container_id")
-    date_hierarchy = "created_at"
     actions = ("start_again", "stop")
-    inlines = (EventInline, LeaseInline)
     fieldsets = (
         (None, {"fields": ("name", "owner", "shared", "shared_users", "shared_groups", "state", "state_since", "detail",
                            "deadline_at", "desired")}),
@@ -71,16 +55,23 @@ class EngineAdmin(ReadOnly, ModelAdmin):
     )  # fmt: skip
 
     form = SharingForm
+    change_form_after_template = "admin/engine_more.html"
     autocomplete_fields = ("shared_users", "shared_groups")
     readonly_fields = tuple(
         name for _, group in fieldsets for name in group["fields"] if name not in SharingForm.Meta.fields
     )
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return ModelAdmin.has_change_permission(self, request, obj)
+        return Table.has_change_permission(self, request, obj)
 
     def save_model(self, request: HttpRequest, obj: Engine, form: SharingForm, change: bool) -> None:
         form.put()
+
+    def change_view(self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None) -> Any:
+        """With what no field says: its GPUs, its time line and the end of its log."""
+        engine = self.get_object(request, object_id)
+        more = {} if engine is None else _more(engine)
+        return super().change_view(request, object_id, form_url, {**more, **(extra_context or {})})
 
     @admin.display(description="detail or cause")
     def standing(self, engine: Engine) -> str:
@@ -105,7 +96,7 @@ class EngineAdmin(ReadOnly, ModelAdmin):
 
 
 @admin.register(Gpu)
-class GpuAdmin(ReadOnly, ModelAdmin):
+class GpuAdmin(ReadOnly, Table):
     list_display = ("index", "name", "uuid", "memory", "told", "foreign", "present", "held_by", "seen_at")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Gpu]:
@@ -129,13 +120,13 @@ class GpuAdmin(ReadOnly, ModelAdmin):
 
 
 @admin.register(GpuLease)
-class GpuLeaseAdmin(ReadOnly, ModelAdmin):
+class GpuLeaseAdmin(ReadOnly, Table):
     list_display = ("gpu", "engine", "slices", "since")
     list_select_related = ("gpu", "engine")
 
 
 @admin.register(StartMeasure)
-class StartMeasureAdmin(ReadOnly, ModelAdmin):
+class StartMeasureAdmin(ReadOnly, Table):
     """What starts measured of memory. One that misleads may be deleted; the next start of that kind measures again."""
 
     list_display = (

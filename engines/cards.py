@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from statistics import median
 
+from django.db.models import prefetch_related_objects
 from django.utils.timesince import timesince
 
 from accounts.models import User
@@ -17,8 +18,8 @@ from engines.queueing import Place
 from engines.states import COMING_UP, FINAL, State
 
 LATEST_ENDED = 6
-MOST_SHOWN = 60
-"""Cards on one page; the rest is a number."""
+MOST_SHOWN = 36
+"""Cards of one kind; the rest is a number."""
 _STARTS = 200
 """Starts that an estimate looks back at, all models together."""
 
@@ -152,6 +153,13 @@ class Card:
         return said
 
     @property
+    def ends_at(self) -> datetime | None:
+        """The nearest time at which it ends or sleeps by itself, as far as that is known."""
+        if self.engine.state in FINAL:
+            return None
+        return min(filter(None, (self.engine.lease_ends_at, terms.idle_stop_at(self.engine))), default=None)
+
+    @property
     def shared_with(self) -> str:
         """ "": with nobody. Whom else it is shared with only who decides over it is told."""
         if self.engine.shared:
@@ -177,6 +185,10 @@ class Shown:
     more: int
     """Engines of these kinds that are not shown."""
 
+    @property
+    def nothing(self) -> bool:
+        return not (self.own or self.ended or self.others)
+
 
 def shown(user: User, now: datetime) -> Shown:
     """One's own engines that live, the latest of those that ended, and what one may use of others. A fixed number of
@@ -185,10 +197,11 @@ def shown(user: User, now: datetime) -> Shown:
     own = _page(mine.active())
     ended = _page(mine.filter(state__in=FINAL).order_by("-ended_at", "-created_at"), LATEST_ENDED)
     others = _page(Engine.objects.usable_by(user).exclude(owner=user).active())
+    prefetch_related_objects([*own, *ended, *others], "gpu_leases__gpu", "shared_users", "shared_groups")
     live = [*own, *others]
     known = (usual_seconds(live), gauges.of(live), queueing.of(live, now))
     sets = [[card(engine, user, now, *known) for engine in engines] for engines in (own, ended, others)]
-    total = mine.count() + Engine.objects.usable_by(user).exclude(owner=user).active().count()
+    total = (mine | Engine.objects.usable_by(user).active()).count()
     return Shown(*sets, more=max(0, total - sum(map(len, sets))))
 
 
@@ -272,6 +285,4 @@ def models_for(user: User, most: int = 100) -> list[str]:
 
 
 def _page(engines, most: int = MOST_SHOWN) -> list[Engine]:
-    return list(
-        engines.select_related("owner").prefetch_related("gpu_leases__gpu", "shared_users", "shared_groups")[:most]
-    )
+    return list(engines.select_related("owner")[:most])

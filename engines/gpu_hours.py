@@ -73,7 +73,7 @@ def idle_s(one: GpuTime, busy: Iterable[datetime]) -> float:
     hours = set(busy)
     parts = (part for span in one.ready for part in _hours(span))
     idle = sum((end - start for start, end in parts if _hour(start) not in hours), timedelta(0))
-    return idle.total_seconds() * one.engine.tensor_parallel_size
+    return idle.total_seconds() * one.engine.gpus
 
 
 def _hour(moment: datetime) -> datetime:

@@ -1,9 +1,17 @@
 """How long an engine's start took, phase by phase, and how long one that comes up will still take."""
 
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import reduce
 from itertools import pairwise
+from operator import or_
 from statistics import median
+from typing import Any
+from uuid import UUID
+
+from django.db.models import Q
 
 from engines import timeline as logs
 from engines.diagnosis import one_line
@@ -18,8 +26,9 @@ _OF_STATES = {
     State.LOADING: "boot",
     State.READY: "ready",
 }
+_ALIKE = ("model", "image", "launcher", "device", "tensor_parallel_size")
 _EARLIER = 10
-"""As many earlier starts are asked."""
+"""As many earlier starts are asked, of each kind; of several kinds so many on average."""
 
 
 @dataclass
@@ -69,22 +78,34 @@ def timeline(engine: Engine) -> list[Step]:
 def eta_s(engine: Engine, now: datetime) -> float | None:
     """Seconds until it is ready: the median of what earlier starts of the same model, image and size took from where
     this one is. None: it does not come up, waits for a place, or there was no such start. 0: it takes longer."""
-    if engine.state not in COMING_UP - {State.QUEUED}:
-        return None
+    return etas_s([engine], now).get(engine.pk)
+
+
+def etas_s(engines: Iterable[Engine], now: datetime) -> dict[UUID, float | None]:
+    """As `eta_s`, of those that come up and have left the line. Two queries however many they are, none without any."""
+    coming = [engine for engine in engines if engine.state in COMING_UP - {State.QUEUED}]
+    if not coming:
+        return {}
+    kinds = {_kind(engine) for engine in coming}
+    alike = reduce(or_, (Q(**dict(zip(_ALIKE, kind, strict=True))) for kind in kinds))
+    latest = Engine.objects.filter(alike, ready_at__isnull=False).order_by("-ready_at").prefetch_related("events")
+    earlier: defaultdict[tuple[Any, ...], list[Engine]] = defaultdict(list)
+    for one in latest[: (_EARLIER + 1) * len(kinds)]:
+        earlier[_kind(one)].append(one)
+    return {engine.pk: _left_s(engine, earlier[_kind(engine)], now) for engine in coming}
+
+
+def _kind(engine: Engine) -> tuple[Any, ...]:
+    return tuple(getattr(engine, name) for name in _ALIKE)
+
+
+def _left_s(engine: Engine, alike: list[Engine], now: datetime) -> float | None:
     steps = timeline(engine)
     if not steps:
         return None
-    alike = Engine.objects.filter(
-        model=engine.model,
-        image=engine.image,
-        launcher=engine.launcher,
-        device=engine.device,
-        tensor_parallel_size=engine.tensor_parallel_size,
-        ready_at__isnull=False,
-    ).exclude(pk=engine.pk)
-    earlier = [timeline(one) for one in alike.order_by("-ready_at").prefetch_related("events")[:_EARLIER]]
     here = steps[-1]
-    took = [left for start in earlier if (left := _from(start, here.phase)) is not None]
+    starts = [timeline(one) for one in alike if one.pk != engine.pk][:_EARLIER]
+    took = [left for start in starts if (left := _from(start, here.phase)) is not None]
     if not took:
         return None
     return max(0.0, round(median(took) - (now - here.started_at).total_seconds(), 1))

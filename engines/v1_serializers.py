@@ -241,7 +241,7 @@ class EngineResourceSerializer(serializers.ModelSerializer):
         return self.context[name]
 
     def get_eta_s(self, engine: Engine) -> float | None:
-        return starts.eta_s(engine, timezone.now())
+        return self._of_all("etas_s", lambda engines: starts.etas_s(engines, timezone.now())).get(engine.pk)
 
 
 class EngineEventSerializer(EventSerializer):

@@ -3,61 +3,75 @@
 from typing import Any
 
 from django.contrib import admin
-from django.core.paginator import Paginator
-from django.db.models import Count, Q, QuerySet
+from django.contrib.admin.views.main import ChangeList
+from django.db.models import Count, Exists, OuterRef, Q, QuerySet
 from django.http import HttpRequest
-from django.utils.functional import cached_property
-from unfold.admin import ModelAdmin
 
 from accounts.models import User
+from accounts.tables import FirstPages, LongTable, ReadOnly
 from engines.models import Engine
 from inference.aliases_admin import AliasAdmin
-from inference.models import AuditRun, Conversation, ModelAlias, UsageRecord
+from inference.models import AuditRun, Conversation, Message, ModelAlias, UsageRecord
 
 admin.site.register(ModelAlias, AliasAdmin)
 
 
-class ReadOnlyAdmin(ModelAdmin):
+MANY = 300
+
+
+def _of_people(term: str) -> Q:
+    """Rows of users with `term` in their names. Those of few users are found by their index; those of many soon, in
+    the order of the list."""
+    named = User.objects.filter(username__icontains=term).order_by()
+    few = list(named.values_list("pk", flat=True)[: MANY + 1])
+    return Q(user__in=few) if len(few) <= MANY else Q(Exists(named.filter(pk=OuterRef("user"))))
+
+
+class Listed(ReadOnly, LongTable):
     actions = None
 
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
 
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
+class WithMessageCounts(ChangeList):
+    """Counts the messages of those conversations alone that are shown."""
 
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        self.result_list = list(self.result_list)
+        messages = Message.objects.filter(conversation__in=self.result_list).order_by()
+        counts = dict(messages.values_list("conversation").annotate(Count("pk")))
+        for conversation in self.result_list:
+            conversation.counted = counts.get(conversation.pk, 0)
 
 
 @admin.register(Conversation)
-class ConversationAdmin(ReadOnlyAdmin):
+class ConversationAdmin(Listed):
     list_display = fields = ("user", "number", "name", "message_count", "created_at", "updated_at")
     list_display_links = ("number",)
     list_select_related = ("user",)
-    search_fields = ("user__username", "name")
+    ordering = ("-updated_at",)
+    search_fields = ("name",)  # and what get_search_results says
     search_help_text = "User or name of the conversation; what was said in it is not shown, not searched"
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Conversation]:
-        return super().get_queryset(request).annotate(message_count=Count("messages"))
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return WithMessageCounts
 
-    @admin.display(description="messages", ordering="message_count")
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Conversation], search_term: str
+    ) -> tuple[QuerySet[Conversation], bool]:
+        """First what matches, then its order: a list that is read in order, to be searched, is read row by row."""
+        if not (term := search_term.strip()):
+            return queryset, False
+        found = queryset.order_by().filter(_of_people(term) | Q(name__icontains=term))
+        return queryset.filter(pk__in=found.values("pk")[: FirstPages.most]), False
+
+    @admin.display(description="messages")
     def message_count(self, conversation: Conversation) -> int:
-        return conversation.message_count
-
-
-class FirstPages(Paginator):
-    """Of a long list the beginning: to count a million rows, or skip them, is to read them."""
-
-    most = 10_000
-
-    @cached_property
-    def count(self) -> int:
-        return self.object_list.order_by()[: self.most].count()
+        counted = getattr(conversation, "counted", None)
+        return conversation.messages.count() if counted is None else counted
 
 
 @admin.register(UsageRecord)
-class UsageRecordAdmin(ReadOnlyAdmin):
+class UsageRecordAdmin(Listed):
     """For millions of records: in the order of an index."""
 
     list_display = (
@@ -67,10 +81,8 @@ class UsageRecordAdmin(ReadOnlyAdmin):
     list_select_related = ("user",)
     list_filter = ("outcome", "exact", "streamed", "started_at")
     sortable_by = ("started_at",)
-    paginator = FirstPages
     search_fields = ("request_id",)  # and what get_search_results says
     search_help_text = f"Part of a user's or model's name, or a request id; the first {FirstPages.most:,} are listed"
-    show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
 
     def get_search_results(
@@ -82,13 +94,12 @@ class UsageRecordAdmin(ReadOnlyAdmin):
             return queryset, False
         if queryset.filter(request_id=term).exists():
             return queryset.filter(request_id=term), False
-        users = list(User.objects.filter(username__icontains=term).values_list("pk", flat=True))
         models = {term} | set(Engine.objects.filter(model__icontains=term).values_list("model", flat=True))
-        return queryset.filter(Q(user__in=users) | Q(model__in=models)), False
+        return queryset.filter(_of_people(term) | Q(model__in=models)), False
 
 
 @admin.register(AuditRun)
-class AuditRunAdmin(ReadOnlyAdmin):
+class AuditRunAdmin(Listed):
     list_display = ("at", "__str__")
     fields = ("at", "broken", "found")
 

@@ -6,9 +6,9 @@ from django import forms
 from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from unfold.admin import ModelAdmin
 from unfold.widgets import UnfoldAdminTextareaWidget
 
+from accounts.tables import Table
 from inference import aliases
 from inference.models import ModelAlias
 from vllm_portal.errors import FieldError
@@ -42,7 +42,7 @@ class AliasForm(forms.ModelForm):
         return given
 
 
-class AliasAdmin(ModelAdmin):
+class AliasAdmin(Table):
     form = AliasForm
     list_display = ("name", "stands_for")
     search_fields = ("name",)

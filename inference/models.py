@@ -125,10 +125,24 @@ class UsageRollup(models.Model):
                 name="rollup_sums",
             ),
             models.Index(fields=["user", "period", "start"]),
+            models.Index(fields=["engine", "period", "start"], name="rollup_by_engine"),
         ]  # fmt: skip
 
     def __str__(self) -> str:
         return f"{self.period} from {self.start}: {self.requests} requests"
+
+
+class UsageDigest(models.Model):
+    """Everybody's numbers of the page /usage over so many days, as `inference.everybodys_usage` keeps them. A version
+    that keeps other numbers empties the table."""
+
+    days = models.PositiveSmallIntegerField(primary_key=True)
+    as_of = models.DateTimeField()
+    took_ms = models.PositiveIntegerField()
+    figures = models.JSONField()
+
+    def __str__(self) -> str:
+        return f"{self.days} days, as of {self.as_of}"
 
 
 class UsageRecord(models.Model):

@@ -64,6 +64,16 @@ def _bar(number: int, place: float, top: int, day: date, prompt: int, generated:
     )
 
 
+def over_time(values: Sequence[int]) -> str:
+    """An SVG path that fills 100 by 20: one step for each day, the largest as high as the drawing. "" of nothing."""
+    top = max(values, default=0)
+    if not top:
+        return ""
+    width = 100 / len(values)
+    steps = (f"V{20 - 20 * value / top:.1f}h{width:.3f}" for value in values)
+    return f"M0 20{''.join(steps)}V20Z"
+
+
 def rounded_up(number: int) -> int:
     """The least of 10, 20, 50, 100, 200, 500, 1000 … that is not below it."""
     if number <= 10:

@@ -8,7 +8,7 @@ from django.db import connection, connections
 from django.utils import timezone
 from redis.exceptions import RedisError
 
-from inference import auditing, conversations, idle, usage
+from inference import auditing, conversations, everybodys_usage, idle, usage
 from vllm_portal.config import get_config
 from vllm_portal.priority import thread_steps_back
 
@@ -52,6 +52,22 @@ def delete_old_conversations() -> None:
 def audit_ledger() -> None:
     """Reads only; what is broken goes to the log and to the admins' first page."""
     auditing.run(timezone.now())
+
+
+@shared_task
+def sum_up_usage() -> None:
+    """For the page /usage. Missed, it shows older numbers and says as of when they are."""
+    _summer.submit(_sum_up).result()
+
+
+def _sum_up() -> None:
+    try:
+        everybodys_usage.keep_up(timezone.now())
+    finally:
+        connections.close_all()
+
+
+_summer = ThreadPoolExecutor(1, "sums", initializer=thread_steps_back)  # seconds, where there is much
 
 
 @shared_task

@@ -1,6 +1,7 @@
 """The pages: the first one, login and logout, the API's documentation, the browsable API, the records in the admin."""
 
 import re
+import uuid
 from datetime import timedelta
 from pathlib import Path
 
@@ -8,12 +9,14 @@ import pytest
 from django.contrib.staticfiles import finders
 from django.core.management import call_command
 from django.test import Client
+from django.views.defaults import server_error
 
 from accounts import quotas
 from engines import lifecycle
 from inference import conversations
 from inference.models import Conversation, UsageRecord
 from tests.accounts.conftest import NOW
+from vllm_portal.templatetags.sizes import size
 
 PASSWORD = "correct horse"
 
@@ -73,8 +76,8 @@ def test_home_shows_the_latest_of_many_engines(browser, alice):
     )
     log_in(browser, "alice")
     page = text(browser.get("/"))
-    assert page.count('class="card"') == 60
-    assert "and 3 older" in page
+    assert page.count('class="card"') == 36
+    assert "and 27 more" in page
 
 
 def test_a_strange_host_is_no_server_error(browser, db):
@@ -238,3 +241,39 @@ def test_records_are_not_for_users(alice, records):
     client = Client()
     client.force_login(alice)
     assert client.get("/admin/inference/usagerecord/").status_code == 302
+
+
+# What goes wrong
+
+
+def test_an_address_that_there_is_not_leads_on(browser, alice):
+    log_in(browser, "alice")
+    for path, said in (
+        ("/nothing", "No page has this address."),
+        (f"/engine/{uuid.uuid4()}", "There is no such engine among yours."),
+    ):
+        answer = browser.get(path)
+        assert answer.status_code == 404
+        assert said in answer.content.decode()
+        assert 'href="/usage"' in answer.content.decode()
+
+
+def test_a_form_of_before_the_login_says_what_to_do(browser, alice):
+    log_in(browser, "alice")
+    answer = browser.post("/logout", {"csrfmiddlewaretoken": "x" * 64})
+    assert answer.status_code == 403
+    assert "load the page again" in answer.content.decode()
+
+
+def test_a_failure_tells_no_cause_and_where_it_stands(rf):
+    answer = server_error(rf.get("/"))
+    assert answer.status_code == 500
+    assert "log" in answer.content.decode()
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [(None, ""), (0, "0 B"), (999, "999 B"), (1000, "1.0 KiB"), (2**30 * 80, "80.0 GiB"), (2**50, "1024.0 TiB")],
+)
+def test_sizes_are_in_the_units_of_drivers(count, said):
+    assert size(count) == said

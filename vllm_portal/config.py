@@ -313,8 +313,14 @@ def get_config() -> Config:
     return read_config()
 
 
+_FLAGS = "VLLM_PORTAL_FLAGS"
+"""Names those settings that flags have put into the environment."""
+
+
 def origin(name: str) -> str:
-    """Where a setting comes from: "environment" (a flag is handed on as one), "file" or "default"."""
+    """Where a setting comes from: "flag", "environment", "file" or "default"."""
+    if name in os.environ.get(_FLAGS, "").split():
+        return "flag"
     given = {variable.upper() for variable in os.environ}
     if f"PORTAL_{name.upper()}" in given or (name == "hf_endpoint" and "HF_ENDPOINT" in given):
         return "environment"
@@ -329,6 +335,7 @@ def environment(**additions: str) -> dict[str, str]:
 def hand_on(flags: dict[str, str]) -> None:
     """Makes flags (setting: value) count in this process and in all it starts. To be called before `get_config`."""
     os.environ.update({f"PORTAL_{name.upper()}": value for name, value in flags.items()})
+    os.environ[_FLAGS] = " ".join(flags)
 
 
 def ineffective() -> list[str]:

@@ -111,6 +111,7 @@ REST_FRAMEWORK = {
         "accounts.auth.BearerAuthentication",
         "rest_framework.authentication.SessionAuthentication",
     ],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer", "vllm_portal.browsable.BrowsableAPI"],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
     "DEFAULT_PARSER_CLASSES": ["vllm_portal.parsers.JSONParser"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
@@ -138,6 +139,7 @@ SPECTACULAR_SETTINGS = {
     "SERVE_INCLUDE_SCHEMA": False,
     "SCHEMA_PATH_PREFIX": r"(?:/api/v1)?",  # groups by what comes after it
     "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_SETTINGS": {"deepLinking": False},  # it would put a link into each button
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "REDOC_DIST": "SIDECAR",
 }
@@ -188,6 +190,11 @@ CELERY_BEAT_SCHEDULE = {
         "task": "inference.tasks.refresh_statistics",
         "schedule": 3600,
         "options": {"expires": 3600},
+    },
+    "sum-up-usage": {
+        "task": "inference.tasks.sum_up_usage",
+        "schedule": 15,
+        "options": {"expires": 15},
     },
     "delete-expired-sessions": {
         "task": "accounts.tasks.delete_expired_sessions",

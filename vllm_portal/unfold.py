@@ -59,9 +59,11 @@ UNFOLD = {
     "SITE_SYMBOL": "dns",
     "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("portal.svg")}],
     "SITE_URL": "/",
+    "STYLES": [lambda request: static("admin.css")],
+    "SCRIPTS": [lambda request: static("admin.js")],
     "SHOW_HISTORY": True,
     "SHOW_VIEW_ON_SITE": False,
     "DASHBOARD_CALLBACK": "vllm_portal.dashboard.dashboard",
-    "COMMAND": {"search_models": True},
+    "COMMAND": {"search_callback": "vllm_portal.admin_search.found"},
     "SIDEBAR": {"show_search": True, "command_search": True, "navigation": NAVIGATION},
 }

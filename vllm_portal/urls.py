@@ -4,7 +4,7 @@ from django.contrib import admin
 from django.contrib.auth.views import LoginView, LogoutView
 from django.urls import include, path
 from django.views.generic import RedirectView
-from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
 from vllm_portal import admin_views, static_files, views
 from vllm_portal.rest import endpoint
@@ -27,7 +27,7 @@ urlpatterns = [
     path("static/<path:path>", static_files.static_file, name="static"),
     path("admin/", admin.site.urls),
     endpoint("api/schema", SpectacularAPIView.as_view(), "schema"),
-    endpoint("api/docs", SpectacularSwaggerView.as_view(url_name="schema"), "docs"),
+    endpoint("api/docs", SpectacularSwaggerSplitView.as_view(url_name="schema", template_name="docs.html"), "docs"),
     path("", include("accounts.urls")),
     path("", include("engines.urls")),
     path("", include("inference.urls")),

@@ -22,10 +22,11 @@ def home(request: HttpRequest) -> HttpResponse:
     public_url = get_config().public_url or request.build_absolute_uri("/")
     context = {"portal_url": public_url.rstrip("/")}
     if request.user.is_authenticated:
+        shown = cards.shown(request.user, timezone.now())
         context |= {
-            "shown": cards.shown(request.user, timezone.now()),
+            "shown": shown,
             "numbers": quotas.live_numbers(request.user),
-            "is_new": request.user.is_admin and not Engine.objects.exists(),
+            "is_new": request.user.is_admin and shown.nothing and not Engine.objects.exists(),
         }
     return render(request, "home.html", context)
 

@@ -243,7 +243,9 @@ def test_actions(admin, alice, bob, live, committed):
 def test_a_user_is_deleted_with_the_conversations(admin, alice, live, committed):
     conversations.add_turn(conversations.start(alice, NOW, "Trees"), "secret", "answer", NOW)
     live(alice)
-    assert b"secret" not in admin.get(f"{PEOPLE}{alice.pk}/delete/").content
+    said = admin.get(f"{PEOPLE}{alice.pk}/delete/").content
+    assert b"secret" not in said
+    assert b"Conversations: 1" in said
     with committed():
         assert admin.post(f"{PEOPLE}{alice.pk}/delete/", {"post": "yes"}).status_code == 302
     assert not User.objects.filter(username="alice").exists()

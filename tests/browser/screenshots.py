@@ -12,6 +12,29 @@ from tests.browser.chromium import DESKTOP, PHONE, Visit
 from tests.journeys.portal_process import ADMIN_PASSWORD, PortalProcess, Session
 
 START_S = 6
+OF_ADMINS = {
+    "welcome": "/welcome",
+    "usage-of-all": "/usage",
+    "admin": "/admin/",
+    "admin-settings": "/admin/settings/",
+    "admin-changes": "/admin/admin/logentry/",
+    "admin-audits": "/admin/inference/auditrun/",
+    "admin-users": "/admin/accounts/user/",
+    "admin-user": "/admin/accounts/user/2/change/",
+    "admin-user-delete": "/admin/accounts/user/2/delete/",
+    "admin-import": "/admin/accounts/user/import/",
+    "admin-groups": "/admin/auth/group/",
+    "admin-keys": "/admin/accounts/apikey/",
+    "admin-key-add": "/admin/accounts/apikey/add/",
+    "admin-engines": "/admin/engines/engine/",
+    "admin-engine": "/admin/engines/engine/{id}/change/",
+    "admin-gpus": "/admin/engines/gpu/",
+    "admin-cached-models": "/admin/cached-models/",
+    "admin-records": "/admin/inference/usagerecord/",
+    "admin-conversations": "/admin/inference/conversation/",
+    "api": "/api/v1/engines",
+    "api-docs": "/api/docs",
+}
 SETTINGS = {"launcher": "simulator", "stop_engines_on_exit": "true", "reconcile_seconds": 0.5}
 
 
@@ -64,8 +87,9 @@ def cast(portal: PortalProcess) -> str:
 def pictures(browser, portal: PortalProcess, engine_id: str, folder: Path, kind: str, size: dict, scheme: str) -> None:
     visit = Visit(browser, portal.url, viewport=size, color_scheme=scheme)
     take = lambda name: visit.page.screenshot(path=folder / f"{name}-{kind}.png", full_page=True)  # noqa: E731
-    visit.page.goto("/login")
-    take("login")
+    for name, path in (("front", "/"), ("login", "/login")):
+        visit.page.goto(path)
+        take(name)
     visit.log_in("alice", "correct horse")
     alice: Session = portal.log_in("alice", "correct horse")
     rising = alice.post("/vllm_request/start", Model="Qwen/Qwen2.5-0.5B-Instruct", wait=False).json()
@@ -87,15 +111,13 @@ def pictures(browser, portal: PortalProcess, engine_id: str, folder: Path, kind:
     visit.page.press("[data-prompt]", "Enter")
     visit.page.wait_for_selector(".turn:not(.busy) .stats")
     take("playground")
-    for name, path in (("usage", "/usage"), ("keys", "/keys"), ("password", "/password")):
+    for name, path in (("usage", "/usage"), ("keys", "/keys"), ("password", "/password"), ("not-found", "/nothing")):
         visit.page.goto(path)
         take(name)
     visit.close()
     admin = Visit(browser, portal.url, viewport=size, color_scheme=scheme).log_in("admin", ADMIN_PASSWORD)
-    admin.page.goto("/welcome")
-    admin.page.screenshot(path=folder / f"welcome-{kind}.png", full_page=True)
-    for name, path in (("admin", "/admin/"), ("admin-engines", "/admin/engines/engine/")):
-        admin.page.goto(path)
+    for name, path in OF_ADMINS.items():
+        admin.page.goto(path.format(id=engine_id), wait_until="networkidle" if path.startswith("/admin") else "load")
         admin.page.screenshot(path=folder / f"{name}-{kind}.png", full_page=True)
     admin.close()
 

@@ -1,50 +1,13 @@
 """The portal's pages in a real Chromium, against a whole portal with stand-in engines."""
 
 import re
-from collections.abc import Iterator
+from pathlib import Path
 
-import pytest
+from tests.browser.pages_portal import alice, engine, portal, visit
+from tests.journeys.portal_process import ADMIN_PASSWORD
 
-from tests.browser.chromium import DESKTOP, PHONE
-from tests.browser.pages_portal import running, visiting
-from tests.journeys.portal_process import ADMIN_PASSWORD, PortalProcess
-
-SLOW, BROKEN = "acme/slow-to-load", "acme/will-not-start"
+__all__ = ["alice", "engine", "portal", "visit"]
 ONE_PAGE_BYTES = 150_000
-
-
-@pytest.fixture(scope="module")
-def portal(tmp_path_factory) -> Iterator[PortalProcess]:
-    with running(tmp_path_factory.mktemp("portal")) as portal:
-        yield portal
-
-
-@pytest.fixture
-def visit(chromium, portal):
-    """visit(**options of a browser's context): a Visit; what went wrong on its pages fails the test."""
-    with visiting(chromium, portal) as visit:
-        yield visit
-
-
-@pytest.fixture(scope="module")
-def alice(portal) -> str:
-    portal.admin().add_user("alice", "correct horse")
-    return "alice"
-
-
-@pytest.fixture
-def engine(portal, alice):
-    """start(model): an engine of alice's, and its id; it is READY."""
-    made = []
-
-    def start(model: str) -> str:
-        session = portal.log_in(alice, "correct horse")
-        made.append((session, session.post("/vllm_request/start", Model=model).json()["engine_id"]))
-        return made[-1][1]
-
-    yield start
-    for session, engine_id in made:
-        session.post("/vllm_request/terminate", container_id=engine_id)
 
 
 def test_the_log_is_followed_searched_and_fetched(visit, engine):
@@ -118,39 +81,61 @@ def test_the_keyboard_reaches_the_content_and_the_form(visit, alice):
 
 
 def test_the_first_page_is_small_and_its_second_time_smaller(visit, alice):
+    """As served, whole: the page itself and all that it loads."""
     one = visit()
     one.log_in("alice", "correct horse")
-    sizes = one.page.evaluate(
-        "() => ['navigation', 'resource'].flatMap((kind) => performance.getEntriesByType(kind))"
-        ".map((entry) => entry.encodedBodySize)"
+    took = lambda size: one.page.evaluate(  # noqa: E731
+        "(size) => ['navigation', 'resource'].flatMap((kind) => performance.getEntriesByType(kind))"
+        ".reduce((sum, entry) => sum + entry[size], 0)",
+        size,
     )
-    assert 5_000 < sum(sizes) < ONE_PAGE_BYTES
+    assert 5_000 < took("encodedBodySize") < ONE_PAGE_BYTES
+    one.page.goto("/keys")
+    one.page.goto("/")
+    assert took("transferSize") < 15_000
 
 
-PAGES = ["/", "/engine/new", "{engine}", "/keys", "/password", "/welcome", "/login"]
+def test_a_link_to_what_is_folded_opens_it(visit, engine):
+    engine("acme/lent")
+    page = visit().log_in("alice", "correct horse").page
+    page.click(".card >> text=Share")
+    page.wait_for_selector("#shared_users")
+    assert page.is_visible("#shared_users")
+    page.fill("#shared_users", "nobody-of-that-name")
+    page.click("#share button")
+    assert "no user nobody-of-that-name" in page.inner_text("[role=status]")
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_each_page_is_sound_for_everybody(visit, portal, engine, axe, size, scheme):
-    """No serious finding of axe-core, nothing wider than the window, nothing that moves, nothing in the console."""
-    engine_id = engine("acme/looked-at")
-    one = visit(viewport=size, color_scheme=scheme)
-    wrong = {}
-    for path in ("/", "/login"):
-        one.page.goto(path)
-        wrong[f"{path} logged out"] = (one.findings(axe), one.overflow() > 0, one.shifts() > 0.01)
-    one.log_in("admin", ADMIN_PASSWORD)
-    for path in PAGES[:-1]:
-        one.page.goto(path.format(engine=f"/engine/{engine_id}"))
-        wrong[path] = (one.findings(axe), one.overflow() > 0, one.shifts() > 0.01)
-    assert {path: found for path, found in wrong.items() if found != ([], False, False)} == {}
-
-
-def test_pages_of_packages_run_under_their_policy(visit):
-    """The admin, Swagger UI, which draws the schema, and the browsable API."""
+def test_the_menus_of_the_admin_run_under_its_policy(visit, engine):
+    """Its search, its colours, its actions: what Alpine, htmx and Select2 do, without inline code."""
+    engine("acme/searched-for")
     page = visit().log_in("admin", ADMIN_PASSWORD).page
-    page.goto("/admin/accounts/user/", wait_until="networkidle")
-    page.goto("/active_models/", wait_until="networkidle")
-    page.goto("/api/docs")
-    page.wait_for_selector(".opblock")
+    page.goto("/admin/", wait_until="networkidle")
+    page.keyboard.press("Control+k")
+    page.keyboard.type("searched-for")
+    page.wait_for_selector("#command-results-list a[href*='/admin/engines/engine/']")
+    page.goto("/admin/engines/engine/", wait_until="networkidle")
+    page.check("#action-toggle")
+    page.select_option("select[name=action]", "stop")
+    page.click("button[name=index]")
+    page.wait_for_selector("text=asked to stop")
+    page.goto("/admin/accounts/apikey/add/", wait_until="networkidle")
+    page.click(".select2-selection")
+    page.keyboard.type("ali")
+    page.click(".select2-results__option >> text=alice")
+    assert page.inner_text(".select2-selection__rendered").endswith("alice")
+
+
+def test_what_was_used_is_shown_and_fetched_as_a_table(visit, portal, engine):
+    engine("acme/used")
+    session = portal.log_in("alice", "correct horse")
+    session.post("/v1/chat/completions", model="acme/used", messages=[{"role": "user", "content": "Hello"}])
+    portal.wait_for(lambda: portal.database_rows("select 1 from inference_usagerollup"), 10, "the sums")
+    page = visit().log_in("alice", "correct horse").page
+    page.goto("/usage")
+    assert "acme/used" in page.inner_text("section[aria-labelledby=by-model]")
+    with page.expect_download() as download:
+        page.click("section[aria-labelledby=by-model] >> text=This as CSV")
+    lines = Path(download.value.path()).read_text().splitlines()
+    assert lines[0].startswith("group,requests,")
+    assert any(line.startswith("acme/used,1,") for line in lines)

@@ -363,6 +363,19 @@ def test_it_is_worked_by_keyboard_alone(visit, alice, engine, raw_engine):
     answered(page)
 
 
+def test_a_dialog_is_opened_left_and_closed_by_keyboard(visit, alice, engine, raw_engine):
+    page = visit(alice).page
+    page.focus("[data-show-code]")
+    page.keyboard.press("Enter")
+    within = "document.activeElement.closest('dialog[open]') !== null"
+    assert page.evaluate(within)
+    for _ in range(6):
+        page.keyboard.press("Tab")
+        assert page.evaluate(f"document.activeElement === document.body || {within}"), "nothing behind it is reached"
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement.hasAttribute('data-show-code')")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_is_wider_than_a_phone(visit, alice, engine, raw_engine, scheme):
     wide = "x" * 500

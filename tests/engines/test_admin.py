@@ -1,8 +1,11 @@
 """Engines in the admin pages."""
 
+import re
+
 import pytest
 from django.urls import reverse
 
+from engines import engine_logs
 from engines.fit import measures
 from engines.models import Engine, Gpu, GpuLease, StartMeasure
 from engines.states import State
@@ -40,6 +43,16 @@ def test_an_engines_page_shows_its_events_and_no_secret(pages, engine_in):
         engine.hf_token_encrypted,
     ):
         assert secret not in content
+
+
+def test_an_engines_page_ends_with_its_time_line_and_the_end_of_its_log(pages, engine_in):
+    engine = engine_in(State.FAILED)
+    engine_logs.copy(engine, "\n".join(f"line {number} <b>" for number in range(1000)))
+    content = pages.get(reverse("admin:engines_engine_change", args=[engine.pk])).content.decode()
+    assert "line 999 &lt;b&gt;" in content
+    assert "line 900 " not in content
+    assert f'href="/engine/{engine.pk}#log"' in content
+    assert re.search(r"<time[^>]*>[^<]*</time> FAILED", content)
 
 
 def test_nothing_but_the_sharing_can_be_written_and_none_deleted(pages, engine_in, state_of):

@@ -42,6 +42,12 @@ def test_an_engine_that_never_got_a_gpu_held_none():
     assert measured(engine(), [], DAY).held_s == 0
 
 
+def test_of_a_part_of_a_gpu_a_part_is_held_and_idle():
+    shares = Engine(name="e", model="m", gpu_memory_utilization=0.5)
+    one = measured(shares, [(at(0), "PLACED"), (at(0), "READY"), (at(2), "STOPPED")], DAY)
+    assert (one.held_s, idle_s(one, [])) == (3600, 3600)
+
+
 def test_unhealthy_is_held_and_not_idle():
     one = measured(engine(), [(at(0), "READY"), (at(1), "UNHEALTHY"), (at(2), "FAILED")], DAY)
     assert (one.held_s, idle_s(one, [])) == (2 * 3600, 3600)

@@ -92,7 +92,7 @@ def test_200_engines_cost_as_few_queries_as_one(browser_of, alice, path, django_
     with django_assert_max_num_queries(15):
         page = text(browser.get(path))
     assert page.count('class="card"') == cards.MOST_SHOWN + cards.LATEST_ENDED
-    assert "and 134 older" in page
+    assert "and 158 more" in page
 
 
 def test_a_start_is_measured_by_earlier_ones_of_its_model(alice, engine_in):
@@ -110,6 +110,18 @@ def test_a_start_is_measured_by_earlier_ones_of_its_model(alice, engine_in):
 
 
 # Live
+
+
+def test_a_card_leads_to_sharing_and_to_more_time_and_counts_down(browser_of, alice, engine_in):
+    engine = engine_in(State.READY)
+    page = text(browser_of(alice).get("/"))
+    assert f'href="/engine/{engine.pk}#share"' in page
+    assert "How long<" in page
+    assert "data-until" not in page
+    Engine.objects.update(lease_ends_at=timezone.now() + timedelta(hours=2, minutes=1))
+    page = text(browser_of(alice).get("/"))
+    assert "Extend<" in page
+    assert "data-until>2\xa0hours</time> left" in page
 
 
 def test_the_cards_alone_are_for_those_logged_in(db):

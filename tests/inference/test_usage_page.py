@@ -4,7 +4,6 @@ import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from django.core.cache import cache
 from django.db.models import Sum
 from django.test import Client
 from django.utils import timezone
@@ -12,18 +11,12 @@ from django.utils import timezone
 from accounts import keys, quotas
 from accounts.models import User
 from engines.models import Engine, EngineEvent
-from inference import rollups
-from inference.models import UsageRecord
-from inference.plots import by_day, rounded_up
+from inference import everybodys_usage, rollups
+from inference.models import UsageDigest, UsageRecord
+from inference.plots import by_day, over_time, rounded_up
+from inference.usage_figures import figures
 
 MOST_QUERIES = 15
-
-
-@pytest.fixture(autouse=True)
-def nothing_remembered():
-    cache.clear()
-    yield
-    cache.clear()
 
 
 @pytest.fixture
@@ -91,6 +84,37 @@ def test_everybodys_numbers_are_not_remembered_for_one_user(alice, root, spend):
     assert "5,555" not in seen_by(alice)
 
 
+def test_everybodys_numbers_are_summed_up_beforehand(alice, root, spend):
+    spend(alice, 0, 1111, 1)
+    everybodys_usage.keep_up(now := timezone.now())
+    spend(alice, 0, 2222, 1)
+    page = seen_by(root)
+    assert "1,111" in page
+    assert "3,333" not in page
+    assert f"As of {now:%Y-%m-%d %H:%M}" in page
+    UsageDigest.objects.update(took_ms=1)  # whatever this machine does meanwhile
+    everybodys_usage.keep_up(now + timedelta(seconds=everybodys_usage.AGE_S + 1))
+    assert "3,333" in seen_by(root)
+
+
+def test_what_took_long_is_not_summed_up_again_soon(alice, spend):
+    now = timezone.now()
+    spend(alice, 0, 1, 1)
+    everybodys_usage.keep_up(now)
+    UsageDigest.objects.update(took_ms=1)
+    UsageDigest.objects.filter(days=365).update(took_ms=60_000)
+    everybodys_usage.keep_up(now + timedelta(minutes=5))
+    assert [digest.days for digest in UsageDigest.objects.filter(as_of=now)] == [365]
+
+
+def test_where_the_worker_is_gone_the_page_sums_up_itself(alice, root, spend):
+    spend(alice, 0, 1111, 1)
+    assert "1,111" in seen_by(root)
+    spend(alice, 0, 2222, 1)
+    UsageDigest.objects.update(as_of=timezone.now() - timedelta(seconds=101), took_ms=5)
+    assert "3,333" in seen_by(root)
+
+
 @pytest.mark.parametrize("days", ["", "7", "30", "x", "-1", "31", "9" * 400, "%00"])
 def test_a_period_is_one_of_those_offered(alice, spend, days):
     spend(alice, 0, 10, 1)
@@ -154,6 +178,7 @@ def test_a_page_asks_the_database_a_few_times_however_much_there_is(
         key, _ = keys.make(user, {"name": f"k{number}", "tokens_per_day": 5, "requests_per_minute": 3})
         spend(user, number, 5, 5, model=f"m{number}", api_key=key)
         Engine.objects.create(owner=user, name=f"e{number}", model="m", launcher="docker", device="cuda", state="READY")
+    everybodys_usage.keep_up(timezone.now())
     client = Client()
     client.force_login(user)
     with django_assert_max_num_queries(MOST_QUERIES):
@@ -176,7 +201,24 @@ def test_sqlite_looks_up_one_users_sums_once_it_has_counted(alice, bob, spend):
     assert "user_id=?" in of_alice.values("model").annotate(Sum("requests")).order_by().explain()
 
 
+def test_each_model_and_key_has_its_days_drawn(alice, spend):
+    key, _ = keys.make(alice, {"name": "notebook"})
+    spend(alice, 0, 30, 10, model="m", api_key=key)
+    spend(alice, 6, 5, 5, model="m")
+    model, of_key = figures(7, alice, timezone.now())["groups"]
+    assert [(row["group"], row["by_day"]) for row in model["rows"]] == [("m", [10, 0, 0, 0, 0, 0, 40])]
+    assert [(row["group"], row["by_day"]) for row in of_key["rows"]] == [
+        ("notebook", [0, 0, 0, 0, 0, 0, 40]), ("(none)", [10, 0, 0, 0, 0, 0, 0]),
+    ]  # fmt: skip
+    assert seen_by(alice, "?days=7").count('<path d="M0 20V') == 3
+
+
 # The drawing
+
+
+def test_a_course_is_as_high_as_its_largest_day():
+    assert over_time([5, 0, 10]) == "M0 20V10.0h33.333V20.0h33.333V0.0h33.333V20Z"
+    assert over_time([0, 0]) == over_time([]) == ""
 
 
 def test_a_bar_for_each_day():

@@ -14,6 +14,14 @@ document.querySelector("[data-theme-switch]").addEventListener("click", () => {
   document.cookie = `theme=${follows ? "" : chosen}; path=/; max-age=${follows ? 0 : 31536000}; samesite=lax`;
 });
 
+// Whoever comes for something that is folded finds it open.
+function unfold() {
+  const folded = location.hash && document.getElementById(location.hash.slice(1))?.closest("details");
+  if (folded) folded.open = true;
+}
+addEventListener("hashchange", unfold);
+unfold();
+
 document.addEventListener("click", async (event) => {
   const button = event.target.closest("[data-copy-from]");
   if (!button) return;

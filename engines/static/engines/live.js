@@ -56,6 +56,18 @@ function poll() {
 const source = window.EventSource ? new EventSource("/cards/events") : null;
 source?.addEventListener("changed", refresh);
 source?.addEventListener("error", () => source.readyState === EventSource.CLOSED && poll());
+// The server counts down when it draws a card; between two drawings the page does.
+setInterval(() => {
+  for (const time of document.querySelectorAll("[data-until]")) time.textContent = left(time.dateTime);
+}, 30_000);
+
+function left(until) {
+  const minutes = Math.max(0, Math.ceil((Date.parse(until) - Date.now()) / 60_000));
+  const [days, hours] = [Math.floor(minutes / 1440), Math.floor((minutes % 1440) / 60)];
+  const parts = [[days, "day"], [hours, "hour"], [minutes % 60, "minute"]].filter(([count]) => count);
+  return parts.slice(0, 2).map(([count, unit]) => `${count} ${unit}${count === 1 ? "" : "s"}`).join(", ") || "no time";
+}
+
 // What is left of a start counts down without any change of its engine.
 setInterval(() => document.querySelector(".phases") && !document.hidden && refresh(), POLL_MS);
 if (!source) poll();

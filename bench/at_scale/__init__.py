@@ -1,0 +1,1 @@
+"""What each page costs where there is much: see bench/README.md."""

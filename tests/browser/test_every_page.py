@@ -1,0 +1,72 @@
+"""Every page in a real Chromium, light and dark, on desktop and phone: what must be true of each."""
+
+import pytest
+
+from tests.browser.chromium import DESKTOP, PHONE
+from tests.browser.pages_portal import alice, engine, portal, visit
+from tests.journeys.portal_process import ADMIN_PASSWORD
+
+__all__ = ["alice", "engine", "portal", "visit"]
+
+PAGES = [
+    "/", "/engine/{id}", "/engine/new", "/engine/new?again={id}", "/playground", "/keys", "/usage", "/usage?days=365",
+    "/password",
+]  # fmt: skip
+OF_ADMINS = [
+    "/usage?whose=mine", "/welcome", "/admin/", "/admin/settings/", "/admin/cached-models/", "/admin/password_change/",
+    "/admin/accounts/user/import/", "/admin/accounts/user/1/password/", "/admin/accounts/user/1/history/",
+    "/admin/engines/engine/{id}/change/",
+]  # fmt: skip
+TABLES = [
+    "admin/logentry", "accounts/user", "accounts/apikey", "auth/group", "engines/engine", "engines/gpu",
+    "engines/gpulease", "engines/startmeasure", "inference/modelalias", "inference/conversation",
+    "inference/usagerecord", "inference/auditrun",
+]  # fmt: skip
+OF_TABLES = [f"/admin/{table}/" for table in TABLES] + [
+    f"/admin/{table}/add/" for table in ("accounts/user", "accounts/apikey", "auth/group", "inference/modelalias")
+] + ["/admin/accounts/user/1/change/", "/admin/accounts/user/2/delete/"]  # fmt: skip
+OF_THE_API = ["/active_models/", "/api/v1/engines", "/api/v1/users", "/api/docs"]
+DRAWN = ("/admin", "/api/docs")
+"""Pages that scripts of packages draw, or change, once they are there."""
+
+
+def wrong_on(one, axe: str, paths: list[str], **names: str) -> dict[str, tuple[list[str], int, float]]:
+    """By page: serious findings of axe-core, how much wider it is than the window, how much of it moved. Only those
+    where something is wrong."""
+    found = {}
+    for path in paths:
+        one.page.goto(path.format(**names), wait_until="networkidle" if path.startswith(DRAWN) else "load")
+        found[path] = (one.findings(axe), max(0, one.overflow()), round(one.shifts(), 2))
+    return {path: what for path, what in found.items() if what != ([], 0, 0)}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_each_page_is_sound_for_everybody(visit, portal, engine, axe, size, scheme):
+    """No serious finding of axe-core, nothing wider than the window, nothing that moves, nothing in the console."""
+    engine_id = engine("acme/looked-at")
+    session = portal.log_in("alice", "correct horse")
+    session.post("/v1/chat/completions", model="acme/looked-at", messages=[{"role": "user", "content": "Hello"}])
+    one = visit(viewport=size, color_scheme=scheme)
+    assert wrong_on(one, axe, ["/", "/login"]) == {}
+    one.log_in("alice", "correct horse")
+    assert wrong_on(one, axe, PAGES, id=engine_id) == {}
+
+
+@pytest.mark.parametrize(("scheme", "size"), [("light", DESKTOP), ("dark", PHONE)], ids=["light-desktop", "dark-phone"])
+def test_each_page_of_admins_is_sound_too(visit, engine, axe, scheme, size):
+    engine_id = engine("acme/looked-at")
+    one = visit(viewport=size, color_scheme=scheme).log_in("admin", ADMIN_PASSWORD)
+    assert wrong_on(one, axe, [*OF_ADMINS, *OF_TABLES, *OF_THE_API], id=engine_id) == {}
+
+
+def test_each_field_of_the_admins_forms_has_an_edge(visit, alice):
+    """Of one that is not made by unfold's widgets nothing is seen."""
+    without = """() => [...document.querySelectorAll("form :is(input, textarea, select)")]
+      .filter((one) => one.offsetWidth > 1 && !["checkbox", "submit", "file"].includes(one.type))
+      .filter((one) => getComputedStyle(one).borderTopWidth === "0px").map((one) => one.name)"""
+    page = visit().log_in("admin", ADMIN_PASSWORD).page
+    for path in OF_TABLES:
+        if path.endswith(("/add/", "/change/")):
+            page.goto(path)
+            assert page.evaluate(without) == [], path
