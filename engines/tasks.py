@@ -5,7 +5,7 @@ import uuid
 from celery import shared_task
 from django.utils import timezone
 
-from engines import checking, ending, hints, idempotency, launching, leaving, old_logs
+from engines import checking, ending, hints, idempotency, launching, leaving, old_logs, sleeping
 from engines.launchers.choice import log_dir
 from engines.reconcile import reconcile as reconcile_all
 from vllm_portal.config import get_config
@@ -27,6 +27,11 @@ def check_engine(engine_id: str) -> None:
     again_in_s = checking.check(uuid.UUID(engine_id), thorough=False)
     if again_in_s is not None:
         hints.check(uuid.UUID(engine_id), again_in_s)
+
+
+@shared_task
+def see_to_sleep(engine_id: str) -> None:
+    sleeping.go_on(uuid.UUID(engine_id))
 
 
 @shared_task

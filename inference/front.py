@@ -19,7 +19,7 @@ from inference.call import Call
 from inference.client import EVENTS
 from inference.endpoints import ENDPOINTS
 from inference.endpoints.base import Endpoint
-from inference.errors import ApiError, ModelNotFound
+from inference.errors import ApiError, Asleep, ModelNotFound
 from inference.exchange import Exchange
 from inference.gateway import Gateway, running_gateway
 from inference.limits import Revoked
@@ -245,6 +245,8 @@ class Front(asyncio.Protocol):
         if isinstance(error, Revoked):  # or what was known of the caller is old: the long way looks again
             self._exchange = None
             self._plane.callers.forget_one(self._head.token)
+        if isinstance(error, Revoked | Asleep):  # the long way waits until it wakes
+            self._exchange = None
             self._hand_over(self._head_bytes + self._whole_body)
             return
         self._identity = self._identity or new_id()
