@@ -1,5 +1,5 @@
-"""A look at an engine that runs, or should: LOADING -> READY <-> UNHEALTHY, or FAILED. What else
-there is to one that sleeps, `sleeping` sees to.
+"""A look at an engine that runs, or should: LOADING -> READY <-> UNHEALTHY, or FAILED. What else there is to
+one that sleeps, `sleeping` sees to.
 
 What the launcher cannot tell (UNKNOWN) changes nothing. That nothing runs any more (EXITED, GONE) counts at once; that
 an engine answers late counts after MISSES looks, because a busy one does.
@@ -176,9 +176,8 @@ def _ready(look: _Look) -> None:
     missed = 0 if health.is_healthy(engine.host, engine.port) else engine.missed_checks + 1
     if look.gauged and not missed and (told := health.told(engine.host, engine.port)):
         gauges.note(engine, told, timezone.now().timestamp())
-        if told.asleep:
+        if told.asleep and engine.sleep_level:
             sleeping.call_back(engine, timezone.now())
-            return
     if missed < MISSES:
         if missed != engine.missed_checks:
             Engine.objects.filter(pk=engine.pk, state=State.READY).update(missed_checks=missed)

@@ -60,7 +60,7 @@ def reconcile(now: datetime) -> None:
             _run_apart("launch", launching.launch, engine.pk).join(STEP_SECONDS)
     for engine in rows:
         if engine.state in RESTING and (engine.slept_at is None or engine.state == State.WAKING):
-            _run_apart("sleep", sleeping.go_on, engine.pk)
+            see_to_sleep(engine.pk)
     _look_at([engine for engine in rows if engine.state in checking.RUNS and engine.desired == Desired.RUN], now)
     strays.sweep()
 
@@ -73,6 +73,11 @@ def refresh_gpus(now: datetime) -> None:
             return
         _gpus_looked_at = time.monotonic()
     gpus.refresh(now, gpus.look)
+
+
+def see_to_sleep(engine_id: uuid.UUID) -> None:
+    """Of one engine, now. Returns at once: waking may take minutes."""
+    _run_apart("sleep", sleeping.go_on, engine_id)
 
 
 def stop_all(timeout_s: float) -> bool:

@@ -72,7 +72,9 @@ def watch(engine: Engine, now: datetime) -> None:
 
 
 def call_back(engine: Engine, now: datetime) -> None:
-    """One that is READY, and yet says that it sleeps: whoever put it to sleep was late."""
+    """One that is READY, and whose metrics say that it sleeps. If it does, whoever put it to sleep was late."""
+    if not vllm_sleep.is_asleep(address_of(engine)):
+        return
     logger.error("engine %s sleeps although it is ready; it is woken", engine.name)
     if lifecycle.doze(engine, now, "nobody, and it sleeps"):
         rouse(engine, now, "the portal")

@@ -5,9 +5,9 @@ import uuid
 from celery import shared_task
 from django.utils import timezone
 
-from engines import checking, ending, hints, idempotency, launching, leaving, old_logs, sleeping
+from engines import checking, ending, hints, idempotency, launching, leaving, old_logs
+from engines import reconcile as reconciling
 from engines.launchers.choice import log_dir
-from engines.reconcile import reconcile as reconcile_all
 from vllm_portal.config import get_config
 
 
@@ -31,12 +31,12 @@ def check_engine(engine_id: str) -> None:
 
 @shared_task
 def see_to_sleep(engine_id: str) -> None:
-    sleeping.go_on(uuid.UUID(engine_id))
+    reconciling.see_to_sleep(uuid.UUID(engine_id))
 
 
 @shared_task
 def reconcile() -> None:
-    reconcile_all(timezone.now())
+    reconciling.reconcile(timezone.now())
 
 
 @shared_task

@@ -120,8 +120,10 @@ class Front(asyncio.Protocol):
             self._loop.call_soon(self._go_on)
 
     def shutdown(self) -> None:
-        """The server stops: what runs may end, nothing new begins."""
+        """The server stops: what runs may end, nothing new begins, and nobody waits for an engine to wake."""
         self._closing = True
+        if self._plane:
+            self._plane.wakes.break_off()
         if self._exchange is None and not self._is_plain():
             self._close()
 
