@@ -167,15 +167,18 @@ def test_what_waited_for_its_turn_when_it_fell_asleep_is_held_and_not_sent(
         await asyncio.to_thread(go_on.wait, 20)
         writer.write(http(completion()))
 
-    raw_engine.answer = slow
     engine = ready_engine(alice, raw_engine.port)
     eventually(lambda: str(engine.pk) in gateway.routes._by_id)
     line = gateway.routes._by_id[str(engine.pk)].line
     eventually(lambda: line._most == 1)
-    # A header that the front does not know takes the long way.
-    headers = {"content-encoding": "identity"} if way == "long" else {}
+    headers = portal.headers(alice)  # who is known already goes the short way
+    assert portal.post(alice, "/v1/chat/completions", BODY, headers=headers).status_code == 200
+    eventually(lambda: portal.long_way == 1)
+    raw_engine.answer = slow
+    if way == "long":
+        headers["content-encoding"] = "identity"
     first = pool.submit(portal.post, alice, "/v1/chat/completions", BODY, headers=headers)
-    eventually(lambda: len(raw_engine.received) == 1)
+    eventually(lambda: len(raw_engine.received) == 2)
     second = pool.submit(portal.post, alice, "/v1/chat/completions", BODY, headers=headers)
     eventually(lambda: line.waiting == 1)
     dozes(engine)
@@ -183,10 +186,11 @@ def test_what_waited_for_its_turn_when_it_fell_asleep_is_held_and_not_sent(
     go_on.set()
     assert first.result(20).status_code == 200
     eventually(lambda: woken(engine))
-    assert (len(raw_engine.received), second.done(), reserved(alice)) == (1, False, [0, 0])
+    assert (len(raw_engine.received), second.done(), reserved(alice)) == (2, False, [0, 0])
     comes_back(engine)
     assert second.result(20).status_code == 200
-    eventually(lambda: len(records()) == 2)
+    eventually(lambda: len(records()) == 3)
+    eventually(lambda: portal.long_way == {"short": 2, "long": 3}[way])  # who waits has left the short way
 
 
 @pytest.mark.parametrize("before", ["", "/v1", "/v1/completions", "/engines/{}", "/engines/{}/v1", "/engines/{}/v1/.."])
