@@ -245,7 +245,6 @@ class Front(asyncio.Protocol):
         assert self._head is not None
         assert self._plane is not None
         if isinstance(error, Revoked):  # or what was known of the caller is old: the long way looks again
-            self._exchange = None
             self._plane.callers.forget_one(self._head.token)
         if isinstance(error, Revoked | Asleep):  # the long way waits until it wakes
             self._exchange = None
