@@ -167,7 +167,9 @@ class QueueSerializer(serializers.Serializer):
     """Where an engine stands that waits for GPUs, or for slots of the CPU; `detail` says what it waits for."""
 
     position = serializers.IntegerField(help_text="1: it is next.")
-    expected_at = serializers.DateTimeField(allow_null=True, help_text="By the leases of others; null: nobody knows.")
+    expected_at = serializers.DateTimeField(
+        allow_null=True, help_text="By others' leases and what comes up; null: nobody knows."
+    )
 
 
 class EngineResourceSerializer(serializers.ModelSerializer):
