@@ -33,7 +33,7 @@ from vllm_portal.config import get_config
 from vllm_portal.errors import FieldError, NotFound
 from vllm_portal.rest import json_object
 
-LISTED = (State.READY, State.UNHEALTHY, State.ASLEEP)
+LISTED = (State.READY, State.UNHEALTHY, State.SLEEPING, State.WAKING, State.ASLEEP)
 """Engines that have come up and are not ending: also those that wait for a request."""
 
 _STARTED = {

@@ -15,7 +15,7 @@ from engines import gauges, queueing, sharing, terms
 from engines.gauges import Gauges
 from engines.models import Engine
 from engines.queueing import Place
-from engines.states import COMING_UP, FINAL, State
+from engines.states import COMING_UP, FINAL, RESTING, State
 
 LATEST_ENDED = 6
 MOST_SHOWN = 36
@@ -33,6 +33,7 @@ SHAPES = {
     State.READY: "good",
     State.UNHEALTHY: "bad",
     State.FAILED: "bad",
+    State.SLEEPING: "rest",
     State.ASLEEP: "off",
     State.STOPPED: "off",
 }
@@ -45,6 +46,8 @@ WORDS = {
     State.LOADING: "loading",
     State.READY: "ready",
     State.UNHEALTHY: "does not answer",
+    State.SLEEPING: "dozing",
+    State.WAKING: "waking",
     State.STOPPING: "stopping",
     State.ASLEEP: "asleep",
     State.STOPPED: "stopped",
@@ -105,7 +108,12 @@ class Card:
     @property
     def talks(self) -> bool:
         """A prompt gets an answer, if only after it has woken."""
-        return self.engine.state in (State.READY, State.ASLEEP) and self.engine.task == Engine.Task.GENERATE
+        return self.engine.state in (State.READY, State.ASLEEP, *RESTING) and self.engine.task == Engine.Task.GENERATE
+
+    @property
+    def sleeps(self) -> bool:
+        """Until a request or its owner wakes it."""
+        return self.engine.state in (State.SLEEPING, State.ASLEEP)
 
     @property
     def kv_cache_percent(self) -> int | None:
@@ -148,6 +156,8 @@ class Card:
             return said
         if engine.lease_ends_at is not None:
             said.append(f"until {_clock(engine.lease_ends_at)}")
+        if (at := terms.sleep_at(engine)) is not None:
+            said.append(f"dozes from {_clock(at)} if nobody asks it")
         if (at := terms.idle_stop_at(engine)) is not None:
             said.append(f"{'sleeps from' if terms.sleeps(engine) else 'stops at'} {_clock(at)} if nobody asks it")
         return said

@@ -1,4 +1,5 @@
-"""A look at an engine that runs, or should: LOADING -> READY <-> UNHEALTHY, or FAILED.
+"""A look at an engine that runs, or should: LOADING -> READY <-> UNHEALTHY, or FAILED. What else there is to
+one that sleeps, `sleeping` sees to.
 
 What the launcher cannot tell (UNKNOWN) changes nothing. That nothing runs any more (EXITED, GONE) counts at once; that
 an engine answers late counts after MISSES looks, because a busy one does.
@@ -9,27 +10,26 @@ import uuid
 from dataclasses import dataclass
 from datetime import timedelta
 
-from django.db.models import F
 from django.utils import timezone
 
-from engines import ending, engine_logs, gauges, health, lifecycle, starts
+from engines import ending, engine_logs, gauges, health, lifecycle, sleeping, starts
 from engines.diagnosis import Diagnosis, diagnose, one_line, stalled
 from engines.fit import measures
+from engines.health import MISSES
 from engines.launchers import choice
 from engines.launchers.base import Launcher, Observation, Status
 from engines.models import Engine
+from engines.probing import address_of, cost, count
 from engines.startup_phase import startup_phase
-from engines.states import Desired, State
+from engines.states import RESTING, Desired, State
 from engines.turns import turn
 from vllm_portal.changes import announce
 from vllm_portal.config import get_config
-from vllm_portal.encryption import decrypt
 from vllm_portal.errors import OperatorError
 
 logger = logging.getLogger(__name__)
 
-MISSES = 3
-RUNS = frozenset({State.LOADING, State.READY, State.UNHEALTHY})
+RUNS = frozenset({State.LOADING, State.READY, State.UNHEALTHY}) | RESTING
 LOG_BYTES = 200_000
 PHASE_BYTES = 32_000
 SOONEST_LOOK_S, LATEST_LOOK_S = 0.2, 1.0
@@ -104,6 +104,8 @@ def _judge(look: _Look) -> None:
         _loading(look)
     elif engine.state == State.READY:
         _ready(look)
+    elif engine.state in RESTING:
+        sleeping.watch(engine, timezone.now())
     else:
         _unhealthy(look)
 
@@ -123,7 +125,7 @@ def _loading(look: _Look) -> None:
     began = engine.state_since
     if health.is_healthy(engine.host, engine.port):
         # From here on the log's growth is no sign of progress: these very requests make it grow.
-        proof = health.prove(_address(engine))
+        proof = health.prove(address_of(engine))
         if isinstance(proof, health.Proof):
             _became_ready(engine, proof)
             log = look.launcher.logs(engine.container_name, LOG_BYTES)
@@ -150,7 +152,7 @@ def _show_progress(look: _Look) -> None:
 
 def _became_ready(engine: Engine, proof: health.Proof) -> None:
     """What the engine says of itself is asked before it gets requests; what the question cost is counted with it."""
-    address = _address(engine)
+    address = address_of(engine)
     now = timezone.now()
     ready = lifecycle.move(
         engine,
@@ -163,11 +165,10 @@ def _became_ready(engine: Engine, proof: health.Proof) -> None:
         task=proof.task,
         served_max_model_len=health.served_max_model_len(address),
         has_chat_template=proof.task == "generate" and health.has_chat_template(address),
-        probe_prompt_tokens=F("probe_prompt_tokens") + proof.prompt_tokens,
-        probe_generated_tokens=F("probe_generated_tokens") + proof.generated_tokens,
+        **cost(proof),
     )
     if not ready:
-        _count(engine, proof)
+        count(engine, proof)
 
 
 def _ready(look: _Look) -> None:
@@ -175,6 +176,8 @@ def _ready(look: _Look) -> None:
     missed = 0 if health.is_healthy(engine.host, engine.port) else engine.missed_checks + 1
     if look.gauged and not missed and (told := health.told(engine.host, engine.port)):
         gauges.note(engine, told, timezone.now().timestamp())
+        if told.asleep and engine.sleep_level:
+            sleeping.call_back(engine, timezone.now())
     if missed < MISSES:
         if missed != engine.missed_checks:
             Engine.objects.filter(pk=engine.pk, state=State.READY).update(missed_checks=missed)
@@ -189,10 +192,10 @@ def _ready(look: _Look) -> None:
 
 def _unhealthy(look: _Look) -> None:
     engine = look.engine
-    proof = health.prove(_address(engine)) if health.is_healthy(engine.host, engine.port) else "no health"
+    proof = health.prove(address_of(engine)) if health.is_healthy(engine.host, engine.port) else "no health"
     now = timezone.now()
     if isinstance(proof, health.Proof):
-        _count(engine, proof)
+        count(engine, proof)
         message = "answers again"
         lifecycle.move(engine, State.UNHEALTHY, State.READY, now, message, missed_checks=0, deadline_at=None)
     elif engine.deadline_at and now > engine.deadline_at:
@@ -207,14 +210,3 @@ def _unresponsive() -> Diagnosis:
         "Start it again. If that happens more often, look at its log.",
         {},
     )
-
-
-def _count(engine: Engine, proof: health.Proof) -> None:
-    Engine.objects.filter(pk=engine.pk).update(
-        probe_prompt_tokens=F("probe_prompt_tokens") + proof.prompt_tokens,
-        probe_generated_tokens=F("probe_generated_tokens") + proof.generated_tokens,
-    )
-
-
-def _address(engine: Engine) -> health.Address:
-    return health.Address(engine.host, engine.port, decrypt(engine.engine_key_encrypted), engine.name)

@@ -1,8 +1,9 @@
-"""How long engines held GPUs, and how much of that they were ready and nobody asked. Pure but for `of`, which reads.
+"""How long engines held GPUs, and how much of that they were ready, or slept, and nobody asked. Pure but for `of`,
+which reads.
 
 Held: from PLACED to the end, times the engine's GPUs or its share of them, as `EngineEvent` has it. Idle: of that, the
-clock hours (UTC), or parts of them, in which it was READY and no request began. Requests are known by the hour, so a
-short rest is not seen.
+clock hours (UTC), or parts of them, in which it was READY or SLEEPING and no request began. Requests are known by the
+hour, so a short rest is not seen.
 How busy a GPU was while an engine worked is not measured here.
 """
 
@@ -32,7 +33,8 @@ class GpuTime:
 
     engine: Engine
     held_s: float
-    ready: tuple[Span, ...]
+    at_hand: tuple[Span, ...]
+    """When it was ready, or slept because nobody asked."""
 
 
 def of(engines: QuerySet[Engine], period: Span) -> list[GpuTime]:
@@ -50,13 +52,13 @@ def of(engines: QuerySet[Engine], period: Span) -> list[GpuTime]:
 
 def measured(engine: Engine, changes: list[Change], period: Span) -> GpuTime:
     """`changes`: oldest first."""
-    held, ready = timedelta(0), []
+    held, at_hand = timedelta(0), []
     for start, end, state in _stretches(changes, period):
         if state not in _NOT_HELD:
             held += end - start
-        if state == State.READY:
-            ready.append((start, end))
-    return GpuTime(engine, held.total_seconds() * engine.gpus, tuple(ready))
+        if state in (State.READY, State.SLEEPING):
+            at_hand.append((start, end))
+    return GpuTime(engine, held.total_seconds() * engine.gpus, tuple(at_hand))
 
 
 def _stretches(changes: list[Change], period: Span) -> Iterator[tuple[datetime, datetime, str]]:
@@ -71,7 +73,7 @@ def _stretches(changes: list[Change], period: Span) -> Iterator[tuple[datetime, 
 def idle_s(one: GpuTime, busy: Iterable[datetime]) -> float:
     """Seconds times GPUs. `busy`: beginnings of the hours (UTC) in which a request began."""
     hours = set(busy)
-    parts = (part for span in one.ready for part in _hours(span))
+    parts = (part for span in one.at_hand for part in _hours(span))
     idle = sum((end - start for start, end in parts if _hour(start) not in hours), timedelta(0))
     return idle.total_seconds() * one.engine.gpus
 

@@ -15,6 +15,8 @@ from typing import Any
 from engines import metrics
 
 HEALTH_SECONDS = 5.0
+MISSES = 3
+"""Looks in a row without an answer, before an engine counts as one that does not answer: a busy one is late."""
 PROBE_SECONDS = 30.0
 """The first answer of a fresh engine may have to compile something."""
 LARGEST_ANSWER = 1 << 20
@@ -48,9 +50,17 @@ class Answer:
     body: dict[str, Any] | None
 
 
+def call(
+    method: str, address: Address, path: str, body: dict[str, Any] | None = None, timeout_s: float = HEALTH_SECONDS
+) -> Answer | None:
+    """Any question. None: no whole answer in time."""
+    fetched = _fetch(method, address, path, body, timeout_s)
+    return None if fetched is None else Answer(fetched[0], _json_object(fetched[1]))
+
+
 def is_healthy(host: str, port: int, timeout_s: float = HEALTH_SECONDS) -> bool:
     """Whether /health says 200 in time."""
-    answer = _call("GET", Address(host, port, "", ""), "/health", timeout_s=timeout_s)
+    answer = call("GET", Address(host, port, "", ""), "/health", timeout_s=timeout_s)
     return answer is not None and answer.status == 200
 
 
@@ -63,11 +73,11 @@ def told(host: str, port: int, timeout_s: float = HEALTH_SECONDS) -> metrics.Met
 def prove(address: Address, timeout_s: float = PROBE_SECONDS) -> Proof | str:
     """Asks for one token, or where the engine does not generate, for a vector. A string says why that is no proof."""
     body = {"model": address.model, "prompt": PROMPT, "max_tokens": 1, "temperature": 0}
-    answer = _call("POST", address, "/v1/completions", body, timeout_s)
+    answer = call("POST", address, "/v1/completions", body, timeout_s)
     if not _is_missing(answer):
         return _proof("generate", answer)
     for path in ("/v1/embeddings", "/pooling"):
-        answer = _call("POST", address, path, {"model": address.model, "input": PROMPT}, timeout_s)
+        answer = call("POST", address, path, {"model": address.model, "input": PROMPT}, timeout_s)
         if not _is_missing(answer):
             return _proof("embed", answer)
     return "it offers neither completions nor embeddings"
@@ -75,7 +85,7 @@ def prove(address: Address, timeout_s: float = PROBE_SECONDS) -> Proof | str:
 
 def served_max_model_len(address: Address) -> int | None:
     """The longest request that the engine takes, in tokens; None where it does not tell."""
-    answer = _call("GET", address, "/v1/models")
+    answer = call("GET", address, "/v1/models")
     models = (answer.body or {}).get("data") if answer and answer.status == 200 else None
     first = models[0] if isinstance(models, list) and models else None
     length = first.get("max_model_len") if isinstance(first, dict) else None
@@ -85,7 +95,7 @@ def served_max_model_len(address: Address) -> int | None:
 def has_chat_template(address: Address) -> bool:
     """Whether the engine can turn chat messages into a prompt. True where it does not tell."""
     messages = [{"role": "user", "content": PROMPT}]
-    answer = _call("POST", address, "/tokenize", {"model": address.model, "messages": messages})
+    answer = call("POST", address, "/tokenize", {"model": address.model, "messages": messages})
     return not (answer and answer.status == 400)
 
 
@@ -115,14 +125,6 @@ def _reason(answer: Answer) -> str:
 def _count(value: Any) -> int:
     """What an engine claims to have counted for one short question."""
     return value if type(value) is int and 0 <= value < 10_000 else 0
-
-
-def _call(
-    method: str, address: Address, path: str, body: dict[str, Any] | None = None, timeout_s: float = HEALTH_SECONDS
-) -> Answer | None:
-    """None: no whole answer in time."""
-    fetched = _fetch(method, address, path, body, timeout_s)
-    return None if fetched is None else Answer(fetched[0], _json_object(fetched[1]))
 
 
 def _fetch(

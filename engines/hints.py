@@ -20,6 +20,11 @@ def stop(engine_id: uuid.UUID) -> None:
     send("engines.tasks.stop_engine", engine_id)
 
 
+def sleep(engine_id: uuid.UUID, in_s: float = 0.0) -> None:
+    """To one that is to fall asleep, or to wake. `in_s`: seconds until then."""
+    send("engines.tasks.see_to_sleep", engine_id, in_s)
+
+
 def check(engine_id: uuid.UUID, in_s: float = 0.0) -> None:
     """`in_s`: seconds until the look."""
     send("engines.tasks.check_engine", engine_id, in_s)

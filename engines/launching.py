@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from django.utils import timezone
 
-from engines import ending, hints, lifecycle, queueing, room
+from engines import ending, hints, lifecycle, queueing, room, sleeping
 from engines.diagnosis import Diagnosis, diagnose, one_line
 from engines.errors import StartFailed
 from engines.launchers import choice
@@ -50,6 +50,7 @@ def launch_spec(engine: Engine) -> LaunchSpec:
         model=engine.model,
         served_names=(engine.model, engine.name),
         tokenizer_revision=engine.tokenizer_revision,
+        sleeps=engine.sleep_level > 0,
         **engine.options,
     )
     host = HostOptions(
@@ -67,7 +68,7 @@ def launch_spec(engine: Engine) -> LaunchSpec:
         engine_id=str(engine.pk),
         generation=engine.generation,
         argv=build_argv(options, host),
-        env=build_env(host),
+        env=build_env(options, host),
         engine_key=decrypt(engine.engine_key_encrypted),
         hf_token=decrypt(engine.hf_token_encrypted),
         device=engine.device,
@@ -168,11 +169,12 @@ def _others_are_before(engine: Engine, usable: int) -> bool:
 
 def _leave_placed(engine: Engine) -> bool:
     config, now = get_config(), timezone.now()
+    new, seconds = State.STARTING, config.start_timeout_seconds
     if engine.launcher == "docker":
-        return lifecycle.move(
-            engine, State.PLACED, State.PULLING, now, deadline_at=_in(now, config.pull_timeout_seconds)
-        )
-    return lifecycle.move(engine, State.PLACED, State.STARTING, now, deadline_at=_in(now, config.start_timeout_seconds))
+        new, seconds = State.PULLING, config.pull_timeout_seconds
+    # From here on what is started does not depend on settings that may change before it runs.
+    columns = {"sleep_level": sleeping.level_for(engine), "slept_at": None}
+    return lifecycle.move(engine, State.PLACED, new, now, deadline_at=_in(now, seconds), **columns)
 
 
 def _pull(engine: Engine) -> bool:

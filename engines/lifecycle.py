@@ -16,13 +16,15 @@ from django.db import IntegrityError, transaction
 from accounts.models import User
 from engines.models import CpuLease, Engine, EngineEvent, Gpu, GpuLease, GpuSlice
 from engines.placement import SLICES
-from engines.states import ACTIVE, COMING_UP, FINAL, Desired, State, allowed
+from engines.states import ACTIVE, FINAL, GROWING, Desired, State, allowed
 from vllm_portal.changes import announce
 from vllm_portal.config import get_config
 from vllm_portal.encryption import encrypt
 
 logger = logging.getLogger(__name__)
 
+FALLS_ASLEEP = timedelta(minutes=5)
+"""One that does not sleep by then is woken."""
 _UNTOLD: dict[str, Any] = {"cause_code": "", "cause": "", "advice": "", "change": None}
 
 
@@ -83,7 +85,7 @@ def place(engine: Engine, gpus: list[Gpu], now: datetime, slots: Collection[int]
     or one of them was just taken."""
     try:
         with transaction.atomic():
-            for gpu in gpus:
+            for gpu in sorted(gpus, key=lambda one: one.pk):
                 _lease(gpu, engine, now)
             CpuLease.objects.bulk_create(CpuLease(slot=slot, engine=engine, since=now) for slot in slots)
             ends_at = None if engine.lease_hours is None else now + timedelta(hours=engine.lease_hours)
@@ -97,10 +99,11 @@ def place(engine: Engine, gpus: list[Gpu], now: datetime, slots: Collection[int]
 
 def _lease(gpu: Gpu, engine: Engine, now: datetime) -> None:
     """The lowest of its slices. Raises _Overtaken, or IntegrityError, where it has too few left or another comes up."""
+    Gpu.objects.select_for_update().get(pk=gpu.pk)  # against an engine that wakes on it meanwhile
     wanted = engine.gpu_slices
     taken = set(GpuSlice.objects.filter(gpu=gpu).values_list("number", flat=True))
     numbers = [n for n in range(SLICES if wanted == SLICES else SLICES - 1) if n not in taken][:wanted]
-    if len(numbers) < wanted or GpuLease.objects.filter(gpu=gpu, engine__state__in=COMING_UP).exists():
+    if len(numbers) < wanted or GpuLease.objects.filter(gpu=gpu, engine__state__in=GROWING).exists():
         raise _Overtaken
     lease = GpuLease.objects.create(gpu=gpu, engine=engine, slices=wanted, since=now)
     GpuSlice.objects.bulk_create(GpuSlice(gpu=gpu, number=number, lease=lease) for number in numbers)
@@ -119,16 +122,44 @@ def _wanted(new: State, columns: dict[str, Any]) -> Collection[str]:
     return [Desired.RUN]
 
 
+def doze(engine: Engine, now: datetime, by: str) -> bool:
+    """READY -> SLEEPING: out of routing, to be put to sleep by vLLM. False: it is not ready any more, or somebody
+    wants it stopped."""
+    columns = {"deadline_at": now + FALLS_ASLEEP, "slept_at": None, "missed_checks": 0}
+    return move(engine, State.READY, State.SLEEPING, now, f"put to sleep by {by}", **columns)
+
+
+def rouse(engine: Engine, now: datetime, by: str, **columns: Any) -> bool:
+    """SLEEPING -> WAKING. False: somebody was faster, it has ended, or one of `waits_for` comes up.
+
+    The caller sends the hint after the commit; if that gets lost the reconciler wakes it.
+    """
+    deadline = now + timedelta(seconds=get_config().load_stall_seconds)
+    with transaction.atomic():
+        list(Gpu.objects.select_for_update(of=("self",)).filter(leases__engine=engine).order_by("pk"))
+        if waits_for(engine):
+            return False
+        return move(engine, State.SLEEPING, State.WAKING, now, f"woken by {by}", deadline_at=deadline, **columns)
+
+
+def waits_for(engine: Engine) -> list[str]:
+    """Names of engines that come up on one of its GPUs, and measure its memory: it must not take its own back now."""
+    beside = Engine.objects.filter(gpu_leases__gpu__leases__engine=engine, state__in=GROWING).exclude(pk=engine.pk)
+    return list(beside.order_by("name").values_list("name", flat=True).distinct())
+
+
 def request_sleep(engine: Engine, now: datetime, by: str, **columns: Any) -> bool:
-    """READY -> STOPPING, on its way to ASLEEP. False: it is not ready any more, or somebody wants it stopped."""
+    """READY or SLEEPING -> STOPPING, on its way to ASLEEP. False: it is neither any more, or somebody wants it
+    stopped."""
     message = f"put to sleep by {by}"
-    return move(engine, State.READY, State.STOPPING, now, message, desired=Desired.SLEEP, **columns)
+    idle = (State.READY, State.SLEEPING)
+    return move(engine, idle, State.STOPPING, now, message, desired=Desired.SLEEP, **columns)
 
 
 def asleep(engine: Engine, now: datetime) -> bool:
     """The launcher says that nothing of the engine runs any more, and it is to sleep; its GPUs are free. False: it was
     to end, or somebody wants that by now."""
-    columns = {"host": "", "port": None, "deadline_at": None, "lease_ends_at": None}
+    columns = {"host": "", "port": None, "deadline_at": None, "lease_ends_at": None, "slept_at": None}
     return move(engine, State.STOPPING, State.ASLEEP, now, **columns)
 
 
@@ -149,6 +180,7 @@ def wake(engine: Engine, now: datetime, by: str) -> bool:
         ready_at=None,
         log_size=0,
         missed_checks=0,
+        sleep_level=0,
         phases=[],
         probe_prompt_tokens=0,
         probe_generated_tokens=0,
@@ -202,7 +234,7 @@ def failed(engine: Engine, now: datetime, code: str, cause: str, advice: str = "
 
 
 def progress(engine: Engine, now: datetime, detail: str, log_size: int | None = None) -> None:
-    """An engine that comes up shows a sign of life: its detail is shown, its deadline moves.
+    """An engine that comes up, or wakes, shows a sign of life: its detail is shown, its deadline moves.
 
     `log_size` None: no log yet; the deadline stays.
     """
@@ -214,6 +246,6 @@ def progress(engine: Engine, now: datetime, detail: str, log_size: int | None = 
         }
     if all(getattr(engine, name) == value for name, value in values.items()):
         return
-    Engine.objects.filter(pk=engine.pk, state=engine.state, state__in=COMING_UP).update(**values)
+    Engine.objects.filter(pk=engine.pk, state=engine.state, state__in=GROWING).update(**values)
     for name, value in values.items():
         setattr(engine, name, value)

@@ -12,6 +12,7 @@ _SAMPLE = re.compile(
     rb"|kv_cache_usage_perc)(?:\{[^}\n]*\})? (\S+)$",
     re.MULTILINE,
 )
+_AWAKE = re.compile(rb'^vllm:engine_sleep_state\{[^}\n]*sleep_state="awake"[^}\n]*\} (\S+)$', re.MULTILINE)
 _LARGEST = 2.0**53
 
 
@@ -25,6 +26,8 @@ class Metrics:
     waiting: int
     kv_cache_use: float | None
     """0 to 1, of several engine cores the mean; None where it is not told."""
+    asleep: bool = False
+    """It, or one of its cores, says so."""
 
 
 def parse(text: bytes) -> Metrics | None:
@@ -44,4 +47,5 @@ def parse(text: bytes) -> Metrics | None:
         return None
     numbers = [int(sum(values or ())) for values in (*counted, *gauged)]
     use = found.get(b"kv_cache_usage_perc")
-    return Metrics(*numbers, kv_cache_use=min(1.0, sum(use) / len(use)) if use else None)
+    asleep = b"0.0" in _AWAKE.findall(text)
+    return Metrics(*numbers, kv_cache_use=min(1.0, sum(use) / len(use)) if use else None, asleep=asleep)

@@ -9,7 +9,7 @@ from django.utils import timezone
 
 from engines.placement import SLICES, free_slices, slices_for
 from engines.queries import EngineQuerySet
-from engines.states import COMING_UP, Desired, State
+from engines.states import GROWING, Desired, State
 from vllm_portal.config import get_config
 
 
@@ -66,6 +66,9 @@ class Engine(models.Model):
     idle_minutes = models.PositiveIntegerField(
         null=True, blank=True, help_text="Stopped after so long without a request; null: as the settings say."
     )
+    sleep_minutes = models.PositiveIntegerField(
+        null=True, blank=True, help_text="To vLLM's sleep after so long without a request; null: as the settings say."
+    )
     keep_until = models.DateTimeField(null=True, blank=True, help_text="Not stopped for being idle before.")
     wakes = models.BooleanField(
         default=True, help_text="Stopped for being idle it sleeps, and a request wakes it; else it ends."
@@ -78,6 +81,9 @@ class Engine(models.Model):
     image = models.CharField(max_length=300, blank=True)
     engine_key_encrypted = models.TextField(blank=True, editable=False)
     generation = models.PositiveIntegerField(default=1)
+    sleep_level = models.PositiveSmallIntegerField(
+        default=0, editable=False, help_text="vLLM's, which this generation was started for; 0: it cannot sleep."
+    )
 
     # Where it stands
     desired = models.CharField(max_length=5, choices=Desired.choices, default=Desired.RUN)
@@ -86,6 +92,9 @@ class Engine(models.Model):
     deadline_at = models.DateTimeField(null=True, blank=True, editable=False)
     detail = models.CharField(max_length=300, blank=True, help_text="What is going on in this state.")
     log_size = models.PositiveBigIntegerField(default=0, editable=False, help_text="Bytes of log at the last look.")
+    slept_at = models.DateTimeField(
+        null=True, blank=True, editable=False, help_text="Since when vLLM says that it sleeps; null: it does not."
+    )
     missed_checks = models.PositiveSmallIntegerField(default=0, editable=False)
     cause_code = models.CharField(max_length=40, blank=True)
     cause = models.TextField(blank=True)
@@ -208,8 +217,9 @@ class Gpu(models.Model):
 
     @property
     def coming_up(self) -> list[str]:
-        """Names of engines that come up on it. Meanwhile vLLM 0.32 takes for its own what others take of its memory."""
-        return [lease.engine.name for lease in self.leases.all() if lease.engine.state in COMING_UP]
+        """Names of engines that come up on it, or wake. Who comes up takes for its own, in vLLM 0.32, what others
+        take of its memory meanwhile."""
+        return [lease.engine.name for lease in self.leases.all() if lease.engine.state in GROWING]
 
     @property
     def told(self) -> str:

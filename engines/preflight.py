@@ -42,6 +42,7 @@ class Order:
     shared_groups: tuple[str, ...] = ()
     lease_hours: float | None = None
     idle_minutes: int | None = None
+    sleep_minutes: int | None = None
     wakes: bool = True
 
 

@@ -7,7 +7,7 @@ from django.db import models
 from django.db.models import Max
 from django.db.models.functions import Coalesce
 
-from engines.states import ACTIVE, AWAKE, COMING_UP, SERVING, Desired, State
+from engines.states import ACTIVE, AWAKE, COMING_UP, RESTING, SERVING, Desired, State
 
 
 class EngineQuerySet(models.QuerySet[Any]):
@@ -18,14 +18,18 @@ class EngineQuerySet(models.QuerySet[Any]):
         """Those that sleep, are about to, or have been woken and are not ready yet: a request to them waits."""
         falling = models.Q(state=State.STOPPING, desired=Desired.SLEEP)
         waking = models.Q(state__in=COMING_UP, desired=Desired.RUN, generation__gt=1)
-        return self.filter(models.Q(state=State.ASLEEP) | falling | waking)
+        return self.filter(models.Q(state__in={State.ASLEEP, *RESTING}) | falling | waking)
 
     def awake(self) -> "EngineQuerySet":
-        """Active, and something of them may run or come to run."""
+        """Active, and something of them may run or come to run; also while vLLM sleeps."""
         return self.filter(state__in=AWAKE)
 
     def serving(self) -> "EngineQuerySet":
         return self.filter(state__in=SERVING)
+
+    def sleeping(self) -> "EngineQuerySet":
+        """In vLLM's own sleep, or on their way there."""
+        return self.filter(state=State.SLEEPING)
 
     def in_line(self, on_cpu: bool) -> "EngineQuerySet":
         """Those that wait for GPUs, or for slots of the CPU, the next one first, with the `priority` of their owners:

@@ -28,7 +28,8 @@ class Waiting(NamedTuple):
 
 
 def of(engines: Iterable[Engine], now: datetime) -> dict[UUID, Place]:
-    """Of those of them that wait for GPUs, or for slots of the CPU. Three queries for each, none where nobody waits."""
+    """Of those of them that wait for GPUs, or for slots of the CPU. Four queries for each and a few for each engine
+    that comes up where others wait, none where nobody waits."""
     waiting = [engine for engine in engines if engine.state == State.QUEUED]
     found: dict[UUID, Place] = {}
     for on_cpu in (False, True):
@@ -80,4 +81,6 @@ def _places(here: Room, on_cpu: bool, now: datetime) -> dict[UUID, Place]:
     waiting, usable = line(on_cpu), len(here.units)
     fitting = [one for one in waiting if one.units <= usable]
     kept_out = [one for one in waiting if usable < one.units <= here.present]  # by other programs; holds up nobody
-    return forecast([*fitting, *kept_out], [unit.free_from(now) for unit in here.units])
+    up_at = {} if on_cpu else room.up_at(here, now)
+    free_from = [unit.free_from(now, up_at.get(unit.gpu_id, now)) for unit in here.units]
+    return forecast([*fitting, *kept_out], free_from)

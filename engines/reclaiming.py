@@ -1,4 +1,5 @@
-"""Idle engines give way to those who wait for GPUs or slots: the longest idle first, and only as many as are needed."""
+"""Idle engines give way to those who wait for GPUs or slots: those that sleep first, then the longest idle, and only as
+many as are needed."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -7,22 +8,23 @@ from uuid import UUID
 
 from engines import queueing, room, terms
 from engines.models import Engine
-from engines.states import Desired
+from engines.states import Desired, State
 from vllm_portal.config import get_config
 
 
 class Idle(NamedTuple):
     engine_id: UUID
     since: datetime
+    sleeps: bool = False
 
 
-def chosen(ready: Iterable[Engine], now: datetime) -> list[Engine]:
-    """Of the engines that are ready those to be stopped for the ones that are next. A few queries, none where the
-    settings reclaim nothing."""
+def chosen(idle: Iterable[Engine], now: datetime) -> list[Engine]:
+    """Of the engines that are ready or sleep those to be stopped for the ones that are next. A few queries, none where
+    the settings reclaim nothing."""
     minutes = get_config().reclaim_idle_minutes
     if minutes is None:
         return []
-    may_go = {engine.pk: engine for engine in ready if _may_go(engine, now, minutes)}
+    may_go = {engine.pk: engine for engine in idle if _may_go(engine, now, minutes)}
     return [may_go[pk] for on_cpu in (False, True) for pk in _chosen(may_go, on_cpu)] if may_go else []
 
 
@@ -40,7 +42,8 @@ def _chosen(may_go: Mapping[UUID, Engine], on_cpu: bool) -> list[UUID]:
     def enough(more: Collection[UUID]) -> bool:
         return sum(unit.has_room(first.slices, gone.union(more)) for unit in here.units) >= first.units
 
-    return fewest([Idle(pk, engine.used_at) for pk, engine in may_go.items() if pk in holders], enough)
+    idle = [Idle(pk, one.used_at, one.state == State.SLEEPING) for pk, one in may_go.items() if pk in holders]
+    return fewest(idle, enough)
 
 
 def fewest(idle: Sequence[Idle], enough: Callable[[Collection[UUID]], bool]) -> list[UUID]:
@@ -49,7 +52,7 @@ def fewest(idle: Sequence[Idle], enough: Callable[[Collection[UUID]], bool]) -> 
     taken: list[UUID] = []
     if enough(taken):
         return []
-    for _, engine_id in sorted((one.since, one.engine_id) for one in idle):
+    for *_, engine_id in sorted((not one.sleeps, one.since, one.engine_id) for one in idle):
         taken.append(engine_id)
         if enough(taken):
             break
@@ -64,6 +67,8 @@ def fewest(idle: Sequence[Idle], enough: Callable[[Collection[UUID]], bool]) -> 
 
 
 def _may_go(engine: Engine, now: datetime, minutes: int) -> bool:
+    """One that sleeps has been idle for long enough."""
     since = terms.idle_since(engine)
-    kept = engine.keep_until is not None and engine.keep_until > now
-    return since is not None and now - since >= timedelta(minutes=minutes) and not kept
+    if since is None or (engine.keep_until is not None and engine.keep_until > now):
+        return False
+    return engine.state == State.SLEEPING or now - since >= timedelta(minutes=minutes)

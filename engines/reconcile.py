@@ -3,6 +3,7 @@ often as it likes, twice at once, after a crash, and with every hint lost.
 
 QUEUED … STARTING   launch again, the oldest first
 LOADING … UNHEALTHY look, and judge
+SLEEPING, WAKING    the same, and go on with what was begun
 STOPPING            end it again
 without an owner    ask it to stop
 its lease is over   ask it to stop
@@ -23,9 +24,9 @@ from typing import Any
 from django.db import connection
 from django.utils import timezone
 
-from engines import checking, ending, gauges, gpus, launching, lifecycle, strays, terms
+from engines import checking, ending, gauges, gpus, launching, lifecycle, sleeping, strays, terms
 from engines.models import Engine
-from engines.states import COMING_UP, Desired, State
+from engines.states import COMING_UP, RESTING, Desired, State
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +58,9 @@ def reconcile(now: datetime) -> None:
         if engine.state in COMING_UP - {State.LOADING}:
             # Waited for a moment, so that the oldest gets its GPUs first.
             _run_apart("launch", launching.launch, engine.pk).join(STEP_SECONDS)
+    for engine in rows:
+        if engine.state in RESTING and (engine.slept_at is None or engine.state == State.WAKING):
+            see_to_sleep(engine.pk)
     _look_at([engine for engine in rows if engine.state in checking.RUNS and engine.desired == Desired.RUN], now)
     strays.sweep()
 
@@ -69,6 +73,11 @@ def refresh_gpus(now: datetime) -> None:
             return
         _gpus_looked_at = time.monotonic()
     gpus.refresh(now, gpus.look)
+
+
+def see_to_sleep(engine_id: uuid.UUID) -> None:
+    """Of one engine, now. Returns at once: waking may take minutes."""
+    _run_apart("sleep", sleeping.go_on, engine_id)
 
 
 def stop_all(timeout_s: float) -> bool:

@@ -32,6 +32,7 @@ def form(engine: Engine, given: dict[str, Any]) -> dict[str, Any]:
         "shared": engine.shared,
         "lease_hours": engine.lease_hours,
         "idle_minutes": engine.idle_minutes,
+        "sleep_minutes": engine.sleep_minutes,
         "wakes": engine.wakes,
         **sharing.names(engine),
     }

@@ -1,12 +1,14 @@
 """Where engines find their place: the GPUs of this machine, or slots of its CPU where there are none."""
 
 from collections.abc import Collection
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
+from engines import starts
 from engines.models import CpuLease, Gpu, GpuLease
 from engines.placement import SLICES, slices_to_be_free
+from engines.states import GROWING
 from vllm_portal.config import get_config
 
 
@@ -23,11 +25,13 @@ class Unit(NamedTuple):
 
     slices: int
     leases: list[Held]
+    gpu_id: int | None = None
 
-    def free_from(self, now: datetime) -> list[datetime | None]:
-        """When each of its slices comes free, if no engine ends sooner than it must; None: never."""
+    def free_from(self, now: datetime, rest: datetime | None) -> list[datetime | None]:
+        """When each of its slices may be had, if no engine ends sooner than it must; None: never, or nobody knows.
+        `rest`: when those that nobody holds."""
         ends = [end and max(end, now) for _, slices, end in self.leases for _ in range(slices)]
-        return [*ends, *[now] * (self.slices - len(ends))]
+        return [*ends, *[rest] * (self.slices - len(ends))]
 
     def has_room(self, wanted: int, without: Collection[UUID] = ()) -> bool:
         """For so many slices, once these engines are gone."""
@@ -54,11 +58,23 @@ def of(on_cpu: bool) -> Room | None:
     present = {gpu.pk: gpu for gpu in Gpu.objects.filter(present=True)}
     if not present:
         return None
-    units = {pk: Unit(SLICES, []) for pk, gpu in present.items() if not gpu.is_taken}
+    units = {pk: Unit(SLICES, [], pk) for pk, gpu in present.items() if not gpu.is_taken}
     rows = GpuLease.objects.filter(gpu__in=units)
     for gpu, *held in rows.values_list("gpu", "engine_id", "slices", "engine__lease_ends_at"):
         units[gpu].leases.append(Held(*held))
     return Room(len(present), list(units.values()))
+
+
+def up_at(here: Room, now: datetime) -> dict[int | None, datetime | None]:
+    """By GPU of those on which an engine comes up or wakes: when it will be up, for until then nobody else gets a
+    slice. None: earlier starts do not tell. One query, and a few for each such engine."""
+    found: dict[int | None, datetime | None] = {}
+    shared = [unit.gpu_id for unit in here.units if unit.leases and unit.has_room(1)]
+    leases = GpuLease.objects.filter(gpu__in=shared, engine__state__in=GROWING).select_related("engine")
+    for lease in leases.prefetch_related("engine__events"):
+        eta_s = starts.eta_s(lease.engine, now)
+        found[lease.gpu_id] = None if eta_s is None else now + timedelta(seconds=eta_s)
+    return found
 
 
 def _slots() -> Room | None:

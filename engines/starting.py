@@ -28,7 +28,12 @@ def start(owner: User, order: Order, made: Callable[[Engine], None] = lambda eng
     Raises FieldError, or CallerError where the owner has as many engines or GPUs as allowed.
     """
     _refuse_too_many(owner, order)  # before the hub is asked; below it counts
-    hours, idle_minutes = terms.lease_hours(order.lease_hours, owner), terms.idle_minutes(order.idle_minutes, owner)
+    columns = {
+        "lease_hours": terms.lease_hours(order.lease_hours, owner),
+        "idle_minutes": terms.idle_minutes(order.idle_minutes, owner),
+        "sleep_minutes": terms.sleep_minutes(order.sleep_minutes, owner),
+        "wakes": order.wakes,
+    }
     sharing.users_named(order.shared_users)
     sharing.groups_named(order.shared_groups)
     checked = preflight.check(order)
@@ -36,7 +41,7 @@ def start(owner: User, order: Order, made: Callable[[Engine], None] = lambda eng
         # One start of a user at a time, so that two at once cannot both be the last that is allowed.
         User.objects.select_for_update().get(pk=owner.pk)
         _refuse_too_many(owner, order)
-        engine = _make(owner, order, checked, lease_hours=hours, idle_minutes=idle_minutes, wakes=order.wakes)
+        engine = _make(owner, order, checked, **columns)
         if order.shared_users or order.shared_groups:
             sharing.change(engine, shared_users=order.shared_users, shared_groups=order.shared_groups)
         made(engine)
@@ -54,6 +59,7 @@ def start_again(engine: Engine, owner: User) -> Engine:
         shared=engine.shared,
         lease_hours=engine.lease_hours,
         idle_minutes=engine.idle_minutes,
+        sleep_minutes=engine.sleep_minutes,
         wakes=engine.wakes,
         **{name: tuple(given) for name, given in sharing.names(engine).items()},
     )

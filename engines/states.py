@@ -1,7 +1,8 @@
 """The states of an engine, as a table. Pure: no database, no clock.
 
     QUEUED -> PLACED -> PULLING -> STARTING -> LOADING -> READY <-> UNHEALTHY
-       ^                                    idle: STOPPING -> ASLEEP
+       ^                            idle: READY -> SLEEPING -> WAKING -> READY
+       |                            idle: READY, SLEEPING -> STOPPING -> ASLEEP
        +----------------- a request, or its owner ------------+
        any state that is not final --> STOPPING -> STOPPED
        any state that is not final --> FAILED (with a cause)
@@ -13,6 +14,8 @@ STARTING   the container or process is being made
 LOADING    it runs; vLLM loads the model and does not answer yet
 READY      it gave a real answer of one token; the only state that gets requests
 UNHEALTHY  it was READY and misses its health checks
+SLEEPING   out of routing; vLLM's own sleep: weights and KV cache leave the GPU (`slept_at`: have left), its place stays
+WAKING     they come back; no request before it gave a real answer again
 STOPPING   out of routing; the container or process is being ended
 ASLEEP     nothing runs and no GPU is held; a request wakes it, as a new generation
 STOPPED    ended because somebody asked for it, or by its terms (`engines.terms`), which `cause` then says
@@ -30,6 +33,8 @@ class State(models.TextChoices):
     LOADING = "LOADING"
     READY = "READY"
     UNHEALTHY = "UNHEALTHY"
+    SLEEPING = "SLEEPING"
+    WAKING = "WAKING"
     STOPPING = "STOPPING"
     ASLEEP = "ASLEEP"
     STOPPED = "STOPPED"
@@ -45,9 +50,12 @@ class Desired(models.TextChoices):
 FINAL = frozenset({State.STOPPED, State.FAILED})
 ACTIVE = frozenset(State) - FINAL
 AWAKE = ACTIVE - {State.ASLEEP}
+RESTING = frozenset({State.SLEEPING, State.WAKING})
 # A container or process may exist in these.
-TANGIBLE = frozenset({State.STARTING, State.LOADING, State.READY, State.UNHEALTHY, State.STOPPING})
+TANGIBLE = frozenset({State.STARTING, State.LOADING, State.READY, State.UNHEALTHY, State.STOPPING}) | RESTING
 COMING_UP = frozenset({State.QUEUED, State.PLACED, State.PULLING, State.STARTING, State.LOADING})
+GROWING = COMING_UP | {State.WAKING}
+"""Takes memory of its GPUs, or measures it: on each GPU one at a time."""
 SERVING = frozenset({State.READY})
 
 _FORWARD = {
@@ -56,8 +64,10 @@ _FORWARD = {
     State.PULLING: {State.STARTING},
     State.STARTING: {State.LOADING},
     State.LOADING: {State.READY},
-    State.READY: {State.UNHEALTHY},
+    State.READY: {State.UNHEALTHY, State.SLEEPING},
     State.UNHEALTHY: {State.READY},
+    State.SLEEPING: {State.WAKING},
+    State.WAKING: {State.READY},
     State.STOPPING: {State.ASLEEP, State.STOPPED},
     State.ASLEEP: {State.QUEUED},
 }

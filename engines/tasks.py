@@ -6,8 +6,8 @@ from celery import shared_task
 from django.utils import timezone
 
 from engines import checking, ending, hints, idempotency, launching, leaving, old_logs
+from engines import reconcile as reconciling
 from engines.launchers.choice import log_dir
-from engines.reconcile import reconcile as reconcile_all
 from vllm_portal.config import get_config
 
 
@@ -30,8 +30,13 @@ def check_engine(engine_id: str) -> None:
 
 
 @shared_task
+def see_to_sleep(engine_id: str) -> None:
+    reconciling.see_to_sleep(uuid.UUID(engine_id))
+
+
+@shared_task
 def reconcile() -> None:
-    reconcile_all(timezone.now())
+    reconciling.reconcile(timezone.now())
 
 
 @shared_task

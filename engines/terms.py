@@ -1,7 +1,9 @@
 """How long an engine may stay: its lease, and how long it may be idle. Within what the settings allow.
 
 A lease begins with the engine's place and ends at `lease_ends_at`; its owner may extend it. Idle is an engine that is
-READY and has no request; how long, `used_at` says, which `inference.idle` keeps.
+READY, or sleeps, and has no request; how long, `used_at` says, which `inference.idle` keeps.
+
+    idle ── sleep_at: vLLM's own sleep, where the engine can ── idle_stop_at: stopped, and ASLEEP where it may be woken
 """
 
 from collections.abc import Callable
@@ -39,6 +41,13 @@ def idle_minutes(asked: int | None, user: User) -> int | None:
     return asked
 
 
+def sleep_minutes(asked: int | None, user: User) -> int | None:
+    """The same of vLLM's own sleep."""
+    if asked is not None:
+        _within(asked, get_config().sleep_minutes_most, "sleep_minutes", "minutes", user)
+    return asked
+
+
 def keep_until(asked: datetime | None, now: datetime, user: User) -> datetime | None:
     """Raises FieldError."""
     most = get_config().keep_days_most
@@ -60,10 +69,11 @@ def extend(engine: Engine, asked: float | None, now: datetime, user: User) -> No
 
 
 def change(engine: Engine, now: datetime, user: User, given: dict[str, Any]) -> None:
-    """`given`: idle_minutes, keep_until and wakes, as far as they change. Raises FieldError, and then
+    """`given`: idle_minutes, sleep_minutes, keep_until and wakes, as far as they change. Raises FieldError, and then
     changes nothing."""
     checks: dict[str, Callable[[Any], Any]] = {
         "idle_minutes": lambda value: idle_minutes(value, user),
+        "sleep_minutes": lambda value: sleep_minutes(value, user),
         "keep_until": lambda value: keep_until(value, now, user),
         "wakes": lambda value: value,
     }
@@ -73,14 +83,28 @@ def change(engine: Engine, now: datetime, user: User, given: dict[str, Any]) -> 
 
 
 def idle_since(engine: Engine) -> datetime | None:
-    """None: it is not ready, or nobody has looked yet."""
-    return engine.used_at if engine.state == State.READY else None
+    """None: it neither is ready nor sleeps, or nobody has looked yet."""
+    return engine.used_at if engine.state in (State.READY, State.SLEEPING) else None
 
 
 def idle_stop_at(engine: Engine) -> datetime | None:
     """When it will be stopped if nobody asks it anything; None: never, or it is not ready."""
-    config, since = get_config(), idle_since(engine)
-    minutes = engine.idle_minutes or config.idle_stop_minutes or config.idle_stop_minutes_most
+    config = get_config()
+    return _idle_for(engine, engine.idle_minutes or config.idle_stop_minutes or config.idle_stop_minutes_most)
+
+
+def sleep_at(engine: Engine) -> datetime | None:
+    """When vLLM will be put to sleep if nobody asks it anything; None: never, it sleeps, or it is stopped first."""
+    config = get_config()
+    if engine.state != State.READY or not engine.sleep_level or not engine.wakes or not config.sleep_level:
+        return None
+    at = _idle_for(engine, engine.sleep_minutes or config.sleep_minutes or config.sleep_minutes_most)
+    stop_at = idle_stop_at(engine)
+    return None if at is None or (stop_at is not None and stop_at <= at) else at
+
+
+def _idle_for(engine: Engine, minutes: int | None) -> datetime | None:
+    since = idle_since(engine)
     if since is None or minutes is None:
         return None
     at = since + timedelta(minutes=minutes)
@@ -88,7 +112,7 @@ def idle_stop_at(engine: Engine) -> datetime | None:
 
 
 def sleeps(engine: Engine) -> bool:
-    """When it is idle; else it ends then."""
+    """When it is stopped for being idle; else it ends then."""
     return engine.wakes and get_config().asleep_days > 0
 
 
@@ -110,8 +134,8 @@ def end_sleep(engines: list[Engine], now: datetime) -> None:
 
 
 def rest(engine: Engine, now: datetime, code: str, cause: str, advice: str) -> bool:
-    """For one that is idle: it goes to sleep where it may be woken, else it is stopped. `advice`: for the second.
-    False: it is not ready any more."""
+    """For one that is idle: stopped, and ASLEEP where it may be woken. `advice`: for where it may not. False: it is
+    neither ready nor sleeping any more."""
     if not sleeps(engine):
         return stop(engine, now, code, cause, advice)
     told = {"cause_code": code, "cause": cause, "advice": "The next request wakes it.", "change": None}

@@ -20,7 +20,7 @@ from accounts import people
 from accounts.models import User
 from engines import engine_logs, idempotency, log_stream, retrying, sharing, starting, terminating, terms, waking
 from engines.models import Engine, EngineEvent
-from engines.states import COMING_UP, FINAL
+from engines.states import FINAL, GROWING
 from engines.v1_serializers import (
     EngineChangeSerializer,
     EngineEventSerializer,
@@ -76,10 +76,13 @@ _ENGINE = {
     "eta_s": 41.0,
     "live": None,
     "lease_ends_at": "2030-01-01T20:00:00Z",
+    "sleep_level": 1,
+    "sleep_minutes": 15,
     "idle_minutes": 60,
     "wakes": True,
     "keep_until": None,
     "idle_since": None,
+    "sleep_at": None,
     "idle_stop_at": None,
     "queue": None,
 }
@@ -211,11 +214,11 @@ class EngineViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericVie
     )
     @action(detail=True, methods=["post"], filterset_class=None)
     def wake(self, request: Request, pk: str) -> Response:
-        """Starts an engine that sleeps, as a request to it would. One that wakes already is no error."""
+        """Wakes an engine that sleeps, as a request to it would. One that wakes already is no error."""
         engine = self.get_object()
         woken = waking.wake(engine, str(request.user))
         engine = self.get_object()
-        if not woken and engine.state not in COMING_UP:
+        if not woken and engine.state not in GROWING:
             return Response({"detail": f"The engine is {engine.state}."}, status=status.HTTP_409_CONFLICT)
         body = EngineResourceSerializer(engine, context={"request": request}).data
         return Response(body, status=status.HTTP_202_ACCEPTED)

@@ -80,6 +80,7 @@ class EngineOrderSerializer(OnBehalfSerializer):
     shared_groups = NamesField(default=list, help_text="Names of groups whose members may.")
     lease_hours = LeaseHoursField(default=None, help_text="How long it may run, from its place on. Missing: settings.")
     idle_minutes = IdleMinutesField(default=None, help_text="Stopped after so long without a request.")
+    sleep_minutes = IdleMinutesField(default=None, help_text="Put to vLLM's sleep after so long, where it can sleep.")
     wakes = serializers.BooleanField(
         default=True, help_text="Stopped for that it sleeps, until a request wakes it; false: it ends."
     )
@@ -101,6 +102,7 @@ class EngineOrderSerializer(OnBehalfSerializer):
             shared_groups=tuple(given["shared_groups"]),
             lease_hours=given["lease_hours"],
             idle_minutes=given["idle_minutes"],
+            sleep_minutes=given["sleep_minutes"],
             wakes=given["wakes"],
         )
 
@@ -129,6 +131,7 @@ class EngineChangeSerializer(SharingSerializer):
     """What may be changed of an engine that there is. What is missing stays."""
 
     idle_minutes = IdleMinutesField(help_text="Stopped after so long without a request; null: as the settings say.")
+    sleep_minutes = IdleMinutesField(help_text="Put to vLLM's sleep after so long; null: as the settings say.")
     wakes = serializers.BooleanField(required=False, help_text="Stopped for that it sleeps, until a request wakes it.")
     keep_until = serializers.DateTimeField(
         required=False, allow_null=True, help_text="Until then it is not stopped for being idle."
@@ -164,7 +167,9 @@ class QueueSerializer(serializers.Serializer):
     """Where an engine stands that waits for GPUs, or for slots of the CPU; `detail` says what it waits for."""
 
     position = serializers.IntegerField(help_text="1: it is next.")
-    expected_at = serializers.DateTimeField(allow_null=True, help_text="By the leases of others; null: nobody knows.")
+    expected_at = serializers.DateTimeField(
+        allow_null=True, help_text="By others' leases and what comes up; null: nobody knows."
+    )
 
 
 class EngineResourceSerializer(serializers.ModelSerializer):
@@ -178,7 +183,10 @@ class EngineResourceSerializer(serializers.ModelSerializer):
         help_text="Seconds until it is ready, from earlier starts; null: unknown."
     )
     queue = serializers.SerializerMethodField(help_text="null: it waits for no GPU and no slot.")
-    idle_since = serializers.SerializerMethodField(help_text="Its last request's end; null: not ready.")
+    idle_since = serializers.SerializerMethodField(help_text="Its last request's end; null: not READY nor SLEEPING.")
+    sleep_at = serializers.SerializerMethodField(
+        help_text="When it is put to vLLM's sleep if nobody asks it; null: never, or it sleeps."
+    )
     idle_stop_at = serializers.SerializerMethodField(help_text="When it is stopped if nobody asks it; null: never.")
     live = serializers.SerializerMethodField(help_text="How busy it is; null: not ready, or it has not told lately.")
     shared_users = serializers.SerializerMethodField(help_text="null: not yours to know.")
@@ -192,7 +200,8 @@ class EngineResourceSerializer(serializers.ModelSerializer):
             "change", "owner", "shared", "shared_users", "shared_groups", "endpoint", "task", "max_model_len",
             "tensor_parallel_size", "seed", "tokenizer", "quantization", "gpu_memory_utilization", "launcher", "device",
             "image", "container_id", "created_at", "ready_at", "ended_at", "timeline", "eta_s", "live", "lease_ends_at",
-            "idle_minutes", "keep_until", "wakes", "idle_since", "idle_stop_at", "queue",
+            "idle_minutes", "sleep_minutes", "sleep_level", "keep_until", "wakes", "idle_since", "sleep_at",
+            "idle_stop_at", "queue",
         ]  # fmt: skip
 
     def get_max_model_len(self, engine: Engine) -> int | None:
@@ -200,6 +209,9 @@ class EngineResourceSerializer(serializers.ModelSerializer):
 
     def get_idle_since(self, engine: Engine) -> datetime | None:
         return terms.idle_since(engine)
+
+    def get_sleep_at(self, engine: Engine) -> datetime | None:
+        return terms.sleep_at(engine)
 
     def get_idle_stop_at(self, engine: Engine) -> datetime | None:
         return terms.idle_stop_at(engine)

@@ -18,10 +18,12 @@ from engines.models import Engine
 from engines.serializers import portal_url
 from engines.states import FINAL
 from engines.v1_serializers import EngineChangeSerializer, EngineOrderSerializer, ExtensionSerializer, SharingSerializer
+from vllm_portal.config import get_config
 from vllm_portal.errors import CallerError, FieldError
 
-_REPEATED = ("model", *Engine.OPTIONS, "shared", "lease_hours", "idle_minutes")
-_ADVANCED = ("revision", "gpu_memory_utilization", "seed", "tokenizer", "quantization", "lease_hours", "idle_minutes")
+_TERMS = ("lease_hours", "sleep_minutes", "idle_minutes")
+_REPEATED = ("model", *Engine.OPTIONS, "shared", *_TERMS)
+_ADVANCED = ("revision", "gpu_memory_utilization", "seed", "tokenizer", "quantization", *_TERMS)
 _FIELDS = (*_REPEATED, "hugging_face_hub_token")
 
 
@@ -130,10 +132,12 @@ def share_engine(request: HttpRequest, engine_id: str) -> HttpResponse:
 @login_required
 @require_POST
 def keep_engine(request: HttpRequest, engine_id: str) -> HttpResponse:
-    """How long it stays. `hours`: empty leaves its lease; `idle_minutes`, `keep_until` (UTC): empty takes them away;
-    `wakes`: empty is no."""
+    """How long it stays. `hours`: empty leaves its lease; `idle_minutes`, `keep_until` (UTC) and `sleep_minutes`: empty
+    takes them away, but the last one may be missing and stays then; `wakes`: empty is no."""
     engine, now = _own(request, engine_id), timezone.now()
     given: dict[str, Any] = {name: request.POST.get(name) or None for name in ("idle_minutes", "keep_until")}
+    if "sleep_minutes" in request.POST:
+        given["sleep_minutes"] = request.POST["sleep_minutes"] or None
     given["wakes"] = "wakes" in request.POST
     form, extension = EngineChangeSerializer(data=given), ExtensionSerializer(data={"hours": request.POST.get("hours")})
     try:
@@ -160,6 +164,7 @@ def _form(request: HttpRequest, given: dict[str, Any], problems: dict[str, Any],
         "others": [f"{name} {text}".strip() for name, text in problems.items() if name not in _FIELDS],
         "models": cards.models_for(request.user),
         "simulated": chosen_name() == "simulator",
+        "sleeps": get_config().sleep_level > 0,
         "portal_url": portal_url(request),
         "advanced": bool({*_ADVANCED} & {*problems, *given}),
     }

@@ -28,6 +28,8 @@ class EngineOptions:
     tokenizer_revision: str = ""
     """Without it vLLM asks the tokenizer's repository for the model's revision."""
     gpu_memory_utilization: float | None = None
+    sleeps: bool = False
+    """It may be put to vLLM's own sleep: decision 0025. The operator's to allow."""
 
 
 @dataclass(frozen=True)
@@ -76,14 +78,18 @@ def build_argv(options: EngineOptions, host: HostOptions) -> list[str]:
         argv.append("--trust-remote-code")
     if host.device == "cpu" and "--no-enforce-eager" not in host.extra_args:
         argv.append("--enforce-eager")  # compiling wants a C++ compiler, which images have not
-    argv += ["--disable-access-log-for-endpoints", "/health,/metrics"]
+    silent = "/health,/metrics"
+    if options.sleeps:
+        argv.append("--enable-sleep-mode")
+        silent += ",/is_sleeping"
+    argv += ["--disable-access-log-for-endpoints", silent]
     argv += host.extra_args
     if options.gpu_memory_utilization is not None:  # last, so that no flag of the operator's makes a share larger
         argv += ["--gpu-memory-utilization", f"{options.gpu_memory_utilization:g}"]
     return argv
 
 
-def build_env(host: HostOptions) -> dict[str, str]:
+def build_env(options: EngineOptions, host: HostOptions) -> dict[str, str]:
     """The engine's environment, without its key and the Hugging Face token, which travel apart."""
     env = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     if host.hf_endpoint:
@@ -93,4 +99,6 @@ def build_env(host: HostOptions) -> dict[str, str]:
     if host.device == "cpu":
         # vLLM would otherwise take a share of the whole machine's memory and often refuse to start.
         env["VLLM_CPU_KVCACHE_SPACE"] = str(host.cpu_kv_cache_gib)
+    if options.sleeps:
+        env["VLLM_SERVER_DEV_MODE"] = "1"  # else it has no such routes
     return env | dict(host.extra_env)

@@ -75,7 +75,7 @@ def _caller(request: Request) -> Caller:
     if not isinstance(key, ApiKey):
         return caller
     models = frozenset(key.allowed_models) or None
-    return replace(caller, key_id=key.pk, key_version=key.version, models=models)
+    return replace(caller, key_id=key.pk, key_version=key.version, models=models, may_wake=key.may_wake)
 
 
 def _release_database() -> None:

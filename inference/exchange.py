@@ -15,7 +15,7 @@ from inference.call import Call, Client, prepare
 from inference.client import EVENT_STREAM
 from inference.endpoints.base import StreamFilter, counts, seen
 from inference.engine_errors import engine_away, engine_error
-from inference.errors import ApiError, EngineError, from_engine, restarting
+from inference.errors import ApiError, Asleep, EngineError, from_engine, restarting
 from inference.limits import rate_lines
 from inference.reserving import Reserving
 from inference.slices import Slices
@@ -98,8 +98,12 @@ class Exchange(Reserving):
         call, reservation = self._call, self._reservation
         assert reservation is not None
         now = self._relay.loop.time()
-        if call.route.gone and self._turn_elsewhere():
-            return
+        if call.route.gone:
+            if self._turn_elsewhere():
+                return
+            if (resting := self._relay.resting(call)) is not None:
+                self._refuse_late(Asleep(resting))
+                return
         if not call.route.breaker.lets_through(now):
             if not self._turn_elsewhere():
                 self._refuse_late(engine_away(call.route.breaker.wait_s(now)))

@@ -19,7 +19,7 @@ from inference.call import Call
 from inference.client import EVENTS
 from inference.endpoints import ENDPOINTS
 from inference.endpoints.base import Endpoint
-from inference.errors import ApiError, ModelNotFound
+from inference.errors import ApiError, Asleep, ModelNotFound
 from inference.exchange import Exchange
 from inference.gateway import Gateway, running_gateway
 from inference.limits import Revoked
@@ -120,8 +120,10 @@ class Front(asyncio.Protocol):
             self._loop.call_soon(self._go_on)
 
     def shutdown(self) -> None:
-        """The server stops: what runs may end, nothing new begins."""
+        """The server stops: what runs may end, nothing new begins, and nobody waits for an engine to wake."""
         self._closing = True
+        if self._plane:
+            self._plane.wakes.break_off()
         if self._exchange is None and not self._is_plain():
             self._close()
 
@@ -243,8 +245,9 @@ class Front(asyncio.Protocol):
         assert self._head is not None
         assert self._plane is not None
         if isinstance(error, Revoked):  # or what was known of the caller is old: the long way looks again
-            self._exchange = None
             self._plane.callers.forget_one(self._head.token)
+        if isinstance(error, Revoked | Asleep):  # the long way waits until it wakes
+            self._exchange = None
             self._hand_over(self._head_bytes + self._whole_body)
             return
         self._identity = self._identity or new_id()

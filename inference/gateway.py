@@ -119,6 +119,7 @@ class Gateway:
             config.limit_slice_tokens,
             Turns(config.engine_waiting_requests, config.engine_wait_seconds),
             self.routes,
+            self.asleep,
         )
         self.wakes = Wakes(self.admission, self._see, self.refresh_routes, config)
         with contextlib.suppress(LedgerAway):

@@ -2,13 +2,14 @@
 
 None is idle that has a request under way or waiting: the live ledger knows each one from before it is let through
 until it is settled. It is read before the database, so that a request that ends in between is seen in one of the two.
-What comes after that look and before the engine has left the routes is still answered: see `engines.ending`.
+What comes after that look and before the engine has left the routes is still answered: see `engines.ending`. One that
+has been put to vLLM's sleep and has a request all the same is woken: vLLM would leave it unanswered.
 """
 
 import logging
 from datetime import datetime, timedelta
 
-from engines import reclaiming, terms
+from engines import reclaiming, sleeping, terms
 from engines.models import Engine
 from inference.models import UsageRecord
 from inference.usage import OUTBOX
@@ -34,10 +35,15 @@ def look(now: datetime) -> None:
     """Notes when each engine was last used, and puts to rest those whose time has come. Raises redis.RedisError."""
     busy = _busy()
     ready = list(Engine.objects.serving())
+    asleep = list(Engine.objects.sleeping())
     _note(ready, busy, now)
-    due = [engine for engine in ready if (at := terms.idle_stop_at(engine)) is not None and at <= now]
-    give_way = reclaiming.chosen(ready, now)
-    if not due and not give_way:
+    for engine in asleep:
+        if str(engine.pk) in busy:
+            sleeping.rouse(engine, now, "a request that came at the last moment")
+    due = [engine for engine in [*ready, *asleep] if _is_over(terms.idle_stop_at(engine), now)]
+    tired = [engine for engine in ready if _is_over(terms.sleep_at(engine), now)]
+    give_way = reclaiming.chosen([*ready, *asleep], now)
+    if not due and not tired and not give_way:
         return
     busy = _busy()
     for engine in due:
@@ -51,6 +57,13 @@ def look(now: datetime) -> None:
         if str(engine.pk) not in busy:
             cause = "It was idle, and somebody waited for its GPUs."
             terms.rest(engine, now, terms.RECLAIMED, cause, "Start it again; keep_until keeps one that is to stay.")
+    for engine in tired:
+        if str(engine.pk) not in busy:
+            sleeping.put_to_sleep(engine, now, f"the portal ({terms.IDLE})")
+
+
+def _is_over(at: datetime | None, now: datetime) -> bool:
+    return at is not None and at <= now
 
 
 def _busy() -> set[str]:

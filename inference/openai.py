@@ -187,8 +187,17 @@ class DataPlane:
         except Asleep as asleep:
             serving = self._serve_later(plane, Call(caller, asleep.route, endpoint, body, identity, name), reply)
         else:
-            serving = _serving(plane, Call(caller, route, endpoint, body, identity, name), reply)
+            serving = self._serve_now(plane, Call(caller, route, endpoint, body, identity, name), reply)
         await reply.until_gone(serving, receive)
+
+    async def _serve_now(self, plane: Gateway, call: Call, reply: Reply) -> None:
+        """By an engine that was awake a moment ago."""
+        body = call.body
+        try:
+            await _serving(plane, call, reply)
+        except Asleep as asleep:
+            call.route, call.body = asleep.route, body
+            await self._serve_later(plane, call, reply)
 
     async def _serve_later(self, plane: Gateway, call: Call, reply: Reply) -> None:
         """By an engine that has to wake first. Who waits for a stream hears how far it is."""

@@ -60,13 +60,16 @@ class Relay:
         slice_tokens: int = 256,
         turns: Turns = TURNS,
         routes: Routes | None = None,
+        asleep: Routes | None = None,
     ) -> None:
-        """`routes`: where other engines are found for those that cannot be reached; None: there are none."""
+        """`routes`: where other engines are found for those that cannot be reached; None: there are none. `asleep`:
+        those that sleep, likewise."""
         self.admission = admission
         self.loop = pool.loop
         self.slice_tokens = slice_tokens
         self._turns = turns
         self._routes = routes
+        self._asleep = asleep
         self._pool = pool
         self._timeouts = timeouts
         self._background: set[asyncio.Task[None]] = set()
@@ -137,6 +140,10 @@ class Relay:
         if self._routes is None or call.name is None:
             return None
         return self._routes.instead(call.caller, call.name, call.route, call.body)
+
+    def resting(self, call: Call) -> Route | None:
+        """The call's engine where it has been put to vLLM's sleep since it was found; None: it has not."""
+        return None if self._asleep is None else self._asleep.resting(call.route.engine_id)
 
     # Taking turns
 

@@ -50,6 +50,8 @@ class Route:
     """Of one request; a slow mean, for estimating answers whose count was lost."""
     gone: bool = False
     """No longer in the snapshot: what has not been forwarded goes to another engine, if there is one."""
+    resting: bool = False
+    """In vLLM's own sleep, or on its way there or back: it runs, and would leave unanswered what is forwarded to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,11 @@ class Routes:
         for engine_id, route in self._by_id.items():
             route.gone = by_id.get(engine_id) is not route
         self._by_id, self._by_name, self.aliases = by_id, by_name, aliases
+
+    def resting(self, engine_id: str) -> Route | None:
+        """The engine where it rests; None: it does not, or is not here."""
+        route = self._by_id.get(engine_id)
+        return route if route is not None and route.resting else None
 
     def usable_by(self, caller: Caller) -> list[Route]:
         return [route for route in self._by_id.values() if _may_use(caller, route)]

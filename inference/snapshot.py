@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from engines import sharing
 from engines.models import Engine
-from engines.states import SERVING
+from engines.states import RESTING, SERVING
 from inference.models import ModelAlias
 from inference.routing import Aliases, Route
 from vllm_portal.encryption import decrypt
@@ -15,7 +15,7 @@ DEFAULT_MAX_MODEL_LEN = 131_072  # for an engine that did not tell; only the bou
 class Snapshot(NamedTuple):
     routes: list[Route]
     asleep: list[Route]
-    """Without an address: they have none."""
+    """Those that a request wakes; their address is nobody's to use."""
     aliases: Aliases
 
 
@@ -46,4 +46,5 @@ def _route(engine: Engine, users: set[int]) -> Route:
         created=int(engine.created_at.timestamp()),
         users=frozenset(users),
         generation=engine.generation,
+        resting=engine.state in RESTING,
     )

@@ -1,7 +1,7 @@
 """Requests for engines that sleep: held until their engine is awake, each engine woken once by all of them together.
 
     find ── Asleep ── hold ── see, see, see … ── ready ── find
-                       │         └ lost: 503
+                       │         └ lost, or the portal stops: 503
                        └ over after wake_timeout_seconds: 503, and the engine goes on coming up
 
 What is held has reserved nothing yet: it is admitted when it is let through, like any other. That something is left of
@@ -17,7 +17,7 @@ from django.db import DatabaseError
 from engines.waking import Sight
 from inference.admission import Admission
 from inference.call import Call, about
-from inference.errors import TryLater
+from inference.errors import TryLater, restarting
 from vllm_portal.config import Config
 
 logger = logging.getLogger(__name__)
@@ -59,6 +59,13 @@ class Wakes:
         self._timeout_s = config.wake_timeout_seconds
         self._most = config.wake_held_requests
         self._waking: dict[str, _Waking] = {}
+        self._stopping = False
+
+    def break_off(self) -> None:
+        """The portal stops, and nobody waits for minutes then. Twice is fine. Engines go on waking."""
+        self._stopping = True
+        for waking in self._waking.values():
+            waking.tell(Sight(False, "the portal stops"))
 
     async def hold(self, call: Call, tell: Tell | None = None) -> None:
         """Returns when the call's engine is ready. `tell` is called with what it does, whenever that is new and every
@@ -84,6 +91,8 @@ class Wakes:
     async def _wait(self, waking: _Waking, tell: Tell | None) -> None:
         deadline = self._loop.time() + self._timeout_s
         while not waking.sight.ready:
+            if self._stopping:
+                raise restarting()
             if waking.sight.lost:
                 raise TryLater(
                     f"The engine could not be woken: {waking.sight.lost}", status=503, code="engine_unavailable"

@@ -73,6 +73,7 @@ def _engines(command: Callable[..., argparse.ArgumentParser]) -> None:
     made.add_argument("--hf-token", metavar="TOKEN", help="for a model that needs one; - reads it from stdin")
     made.add_argument("--lease-hours", type=float, metavar="HOURS", help="it is stopped then")
     made.add_argument("--idle-minutes", type=_count, metavar="MINUTES", help="stopped after so long without a request")
+    made.add_argument("--sleep-minutes", type=_count, metavar="MINUTES", help="put to vLLM's sleep after so long")
     made.add_argument("--shared", action="store_true", help="for all users (admins only)")
     made.add_argument("--wait", action="store_true", help="until it is ready, showing each step; fails if it fails")
     _timeout(made, 3600)

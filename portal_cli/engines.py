@@ -17,7 +17,10 @@ from portal_cli.screen import Screen, ago, clean
 
 PATH = "/api/v1/engines"
 ENDED = ("STOPPED", "FAILED")
-RUNNING = ("QUEUED", "PLACED", "PULLING", "STARTING", "LOADING", "READY", "UNHEALTHY", "STOPPING", "ASLEEP")
+RUNNING = (
+    "QUEUED", "PLACED", "PULLING", "STARTING", "LOADING", "READY", "UNHEALTHY", "SLEEPING", "WAKING", "STOPPING",
+    "ASLEEP",
+)  # fmt: skip
 _LOOK_AGAIN_S = 1.0
 
 Engine = dict[str, Any]
@@ -27,7 +30,7 @@ def launch(given: Namespace, screen: Screen) -> None:
     portal = Portal(find(given))
     names = (
         "model", "revision", "max_model_len", "tensor_parallel_size", "seed", "quantization", "tokenizer",
-        "gpu_memory_utilization", "lease_hours", "idle_minutes",
+        "gpu_memory_utilization", "lease_hours", "idle_minutes", "sleep_minutes",
     )  # fmt: skip
     wish = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
     if given.hf_token:

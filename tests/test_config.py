@@ -84,6 +84,9 @@ def test_each_setting_but_the_secrets_is_a_flag():
         ("port: 70000", "port: "),
         ("portt: 8086", "portt: no such setting"),
         ("idle_timeout_seconds: 10\ntotal_timeout_seconds: 5", "idle_timeout_seconds must not exceed"),
+        ("sleep_minutes: 31\nsleep_minutes_most: 30", "sleep_minutes must not exceed sleep_minutes_most"),
+        ("sleep_minutes: 60\nidle_stop_minutes: 60", "sleep_minutes must be less than idle_stop_minutes"),
+        ("sleep_level: 3", "sleep_level: "),
         ("- a list", "cluster_config.yaml"),
     ],
 )

@@ -8,41 +8,24 @@ This is the only module that reads the environment.
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
-    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
     YamlConfigSettingsSource,
 )
 
-PROJECT_ROOT = Path(__file__).resolve().parent.parent
+from vllm_portal.setting_types import PROJECT_ROOT as PROJECT_ROOT
+from vllm_portal.setting_types import AbsolutePath, PathList, StrList, absolute
 
 
 class ConfigError(Exception):
     """The settings cannot be used; the message is one line per wrong setting and says what to change."""
-
-
-def _split(value: Any) -> Any:
-    """Lets a list arrive as `a,b` in the environment and as a list in the file."""
-    if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
-    return value
-
-
-def _absolute(path: Path) -> Path:
-    path = path.expanduser()
-    return path if path.is_absolute() else PROJECT_ROOT / path
-
-
-StrList = Annotated[list[str], NoDecode, BeforeValidator(_split)]
-AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
-PathList = Annotated[list[AbsolutePath], NoDecode, BeforeValidator(_split)]
 
 
 class Config(BaseSettings):
@@ -141,6 +124,23 @@ class Config(BaseSettings):
     idle_stop_minutes_most: int | None = Field(
         None, ge=1, description="Most that an owner may say; null: any, and never."
     )
+    sleep_level: int = Field(
+        0,
+        ge=0,
+        le=2,
+        description="vLLM's own sleep for idle engines, before they are stopped: it frees the GPU's memory, keeps the "
+        "lease, and ends at a request within seconds. 1: the weights wait in the host's memory; 2: they are read "
+        "again; 0: none sleeps. Counts for engines started from then on, and needs CUDA.",
+    )
+    sleep_minutes: int | None = Field(
+        None,
+        ge=1,
+        description="An engine without a request for so long is put to that sleep, unless its owner says otherwise; "
+        "null: only where its owner does.",
+    )
+    sleep_minutes_most: int | None = Field(
+        None, ge=1, description="Most that an owner may say of that; null: any, and never."
+    )
     keep_days_most: int = Field(
         7, ge=0, description="How far ahead an owner may keep an idle engine from being stopped."
     )
@@ -232,10 +232,17 @@ class Config(BaseSettings):
 
     @model_validator(mode="after")
     def _defaults_within_bounds(self) -> "Config":
-        for name in ("lease_hours", "idle_stop_minutes"):
+        for name in ("lease_hours", "idle_stop_minutes", "sleep_minutes"):
             default, most = getattr(self, name), getattr(self, f"{name}_most")
             if default is not None and most is not None and default > most:
                 raise ValueError(f"{name} must not exceed {name}_most")
+        return self
+
+    @model_validator(mode="after")
+    def _sleep_before_stop(self) -> "Config":
+        sleep, stop = self.sleep_minutes, self.idle_stop_minutes
+        if sleep is not None and stop is not None and sleep >= stop:
+            raise ValueError("sleep_minutes must be less than idle_stop_minutes: what is stopped first never sleeps")
         return self
 
     @classmethod
@@ -281,7 +288,7 @@ class Config(BaseSettings):
 
 
 def config_file() -> Path:
-    return _absolute(Path(os.environ.get("PORTAL_CONFIG", "cluster_config.yaml")))
+    return absolute(Path(os.environ.get("PORTAL_CONFIG", "cluster_config.yaml")))
 
 
 def read_config(**flags: Any) -> Config:

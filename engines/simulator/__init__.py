@@ -10,4 +10,5 @@ Django, so that it starts at once and can be run, copied and killed like the pro
     generation         sends an answer                      wire, errors        the bytes of answers and refusals
     tokens             the toy tokenizer                    answers             what is said
     counters           /metrics                             misbehaviour        what can be made to go wrong
+    sleep              vLLM's sleep levels
 """

@@ -10,7 +10,8 @@ from engines.simulator.options import parse
 
 
 def main() -> None:
-    options = parse(sys.argv[1:], os.environ.get("VLLM_API_KEY", ""))
+    dev_mode = os.environ.get("VLLM_SERVER_DEV_MODE", "0") == "1"
+    options = parse(sys.argv[1:], os.environ.get("VLLM_API_KEY", ""), dev_mode)
     code = uvloop.run(server.run(options))
     sys.stderr.flush()
     sys.exit(code)

@@ -43,6 +43,14 @@ class Answer:
         return "".join(self.pieces[: self.thoughts])
 
 
+NONSENSE = "!"
+"""What a model says whose weights are gone."""
+
+
+def nonsense(answer: Answer) -> Answer:
+    return Answer([NONSENSE] * len(answer.pieces), answer.finish_reason, None, 0)
+
+
 def make_answer(said: str, sampling: Sampling, thinks: bool = False, preface: str = "") -> Answer:
     """The answer to what was said. The same words and limits give the same answer."""
     thought = tokens.split(THOUGHT) if thinks else []

@@ -66,12 +66,13 @@ class Counters:
     def observe(self, name: str, value: float) -> None:
         self.histograms[name].observe(value)
 
-    def render(self, running: int, waiting: int, kv_tokens: int) -> bytes:
-        """The text for Prometheus. `kv_tokens`: how many the running requests hold."""
+    def render(self, running: int, waiting: int, kv_tokens: int, sleep_level: int = 0) -> bytes:
+        """The text for Prometheus. `kv_tokens`: how many the running requests hold. `sleep_level` 0: awake."""
         lines: list[str] = []
         usage = min(1.0, kv_tokens / self._kv_cache_tokens)
         capacity = {'reason="capacity"': waiting, 'reason="deferred"': 0}
-        awake = {'sleep_state="awake"': 1, 'sleep_state="weights_offloaded"': 0, 'sleep_state="discard_all"': 0}
+        levels = enumerate(("awake", "weights_offloaded", "discard_all"))
+        states = {f'sleep_state="{state}"': int(level == sleep_level) for level, state in levels}
         queried = self.prompt_tokens if self._prefix_caching else 0
         sources = {
             'source="local_compute"': self.prompt_tokens,
@@ -82,7 +83,7 @@ class Counters:
         self._gauge(lines, "num_requests_running", "Number of requests in model execution batches.", {"": running})
         self._gauge(lines, "num_requests_waiting", "Number of requests waiting to be processed.", {"": waiting})
         self._gauge(lines, "num_requests_waiting_by_reason", "Number of waiting requests by reason.", capacity)
-        self._gauge(lines, "engine_sleep_state", "Engine sleep state.", awake)
+        self._gauge(lines, "engine_sleep_state", "Engine sleep state.", states)
         self._gauge(lines, "kv_cache_usage_perc", "KV-cache usage. 1 means 100 percent usage.", {"": usage})
         self._counter(lines, "prefix_cache_queries", "Prefix cache queries, in tokens.", {"": queried})
         self._counter(lines, "prefix_cache_hits", "Prefix cache hits, in tokens.", {"": 0})

@@ -10,7 +10,7 @@ import asyncio
 import os
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -69,6 +69,11 @@ class Engine:
         self.counters = counters
         self.running: set[Generation] = set()
         self.waiting: deque[tuple[Generation, asyncio.Future[None]]] = deque()
+        self.asleep: set[str] = set()
+        """What of its memory sleeps."""
+        self.sleep_level = 0
+        self.weights_lost = False
+        """What it says is nonsense."""
         self.idle = asyncio.Event()
         self.idle.set()
         self._present: set[Generation] = set()
@@ -90,6 +95,22 @@ class Engine:
         self._closed = True
         for generation in list(self._present):
             generation.stop(EngineFailure)
+
+    def fall_asleep(self, level: int, tags: Collection[str]) -> None:
+        """Aborts what it works on. One that sleeps stays as it is."""
+        if self.asleep:
+            return
+        for generation in list(self.running):
+            generation.stop(EngineFailure)
+        self.asleep, self.sleep_level = set(tags), level
+        self.weights_lost = level == 2
+
+    def wake(self, tags: Collection[str]) -> None:
+        """When the last of its memory is awake, those who have waited get their turn."""
+        self.asleep -= set(tags)
+        if not self.asleep:
+            self.sleep_level = 0
+            self._admit()
 
     @asynccontextmanager
     async def present(self, generation: Generation, receive: Receive) -> AsyncIterator[None]:
@@ -127,7 +148,7 @@ class Engine:
             self._leave(generation)
 
     async def _enter(self, generation: Generation) -> None:
-        if len(self.running) < self._max_num_seqs:
+        if self._has_room():
             self.running.add(generation)
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -143,7 +164,13 @@ class Engine:
 
     def _leave(self, generation: Generation) -> None:
         self.running.discard(generation)
-        while self.waiting and len(self.running) < self._max_num_seqs:
+        self._admit()
+
+    def _has_room(self) -> bool:
+        return not self.asleep and len(self.running) < self._max_num_seqs
+
+    def _admit(self) -> None:
+        while self.waiting and self._has_room():
             following, turn = self.waiting.popleft()
             if turn.cancelled():
                 continue  # it is about to leave the queue by itself

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from engines.simulator import wire
-from engines.simulator.answers import Answer, make_answer
+from engines.simulator.answers import Answer, make_answer, nonsense
 from engines.simulator.engine import AnswerCut, Engine, Generation
 from engines.simulator.errors import error_body
 from engines.simulator.exchange import EVENTS, JSON, Exchange
@@ -34,7 +34,8 @@ async def generate(
     preface = MULTIBYTE if exchange.split_characters else ""
     answers = []
     for said in wanted.said:
-        answers += [make_answer(said, wanted.sampling, options.thinks, preface)] * wanted.n
+        answer = make_answer(said, wanted.sampling, options.thinks, preface)
+        answers += [nonsense(answer) if engine.weights_lost else answer] * wanted.n
     generation = Generation(
         wanted.prompt_tokens,
         answers,

@@ -61,6 +61,11 @@ class Options:
     first_token_seconds: float = 0.0
     unhealthy_after: int | None = None
     health_hangs: bool = False
+    dev_mode: bool = False
+    """Routes for sleeping are open."""
+    sleep_seconds: float = 0.0
+    sleep_fails: str = ""
+    """`sleep` or `wake`: which of them fails."""
     faults: Faults = field(default_factory=Faults)
 
 
@@ -80,8 +85,8 @@ def human_integer(text: str) -> int:
     return int(value * _UNITS[text[-1]])
 
 
-def parse(argv: Sequence[str], key_of_environment: str = "") -> Options:
-    """Exits with code 2, or after --help with 0."""
+def parse(argv: Sequence[str], key_of_environment: str = "", dev_mode: bool = False) -> Options:
+    """`dev_mode`: VLLM_SERVER_DEV_MODE is set. Exits with code 2, or after --help with 0."""
     words = [_dashed(word) for word in argv]
     model = [words.pop(0)] if words and not words[0].startswith("-") else []
     parser = _parser()
@@ -94,7 +99,7 @@ def parse(argv: Sequence[str], key_of_environment: str = "") -> Options:
     name = model[0] if model else flags.model
     if not name:
         parser.error("the following arguments are required: model_tag")
-    return _options(name, vars(flags), key_of_environment)
+    return _options(name, vars(flags), key_of_environment, dev_mode)
 
 
 def _dashed(word: str) -> str:
@@ -108,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m engines.simulator",
         usage="%(prog)s MODEL [flags of `vllm serve`] [--simulate-… flags]",
         description="Stands in for `vllm serve` where there is no GPU. No model is loaded; the answers are made up.",
-        epilog="VLLM_API_KEY in the environment is taken as --api-key.",
+        epilog="VLLM_API_KEY in the environment is taken as --api-key; VLLM_SERVER_DEV_MODE=1 opens what sleep needs.",
         allow_abbrev=False,
         add_help=False,
     )
@@ -154,6 +159,10 @@ def _add_simulation(group: argparse._ArgumentGroup) -> None:
         "--simulate-unhealthy-after", type=int, metavar="N", help="dead once N requests have come: 503, 500"
     )
     group.add_argument("--simulate-health-hangs", action="store_true", help="/health never answers")
+    group.add_argument(
+        "--simulate-sleep-seconds", type=float, default=0.0, help="how long falling asleep takes, and each waking (0)"
+    )
+    group.add_argument("--simulate-sleep-failure", choices=("sleep", "wake"), help="which of them is answered with 500")
     group.add_argument("--simulate-no-chat-template", action="store_true", help="a model without a chat template")
 
 
@@ -170,7 +179,7 @@ def _add_fault(group: argparse._ArgumentGroup, kind: str, known: Kind) -> None:
     group.add_argument(name, type=parsed, metavar=known.metavar, default=argparse.SUPPRESS, help=known.help, **optional)
 
 
-def _options(model: str, flags: dict[str, Any], key_of_environment: str) -> Options:
+def _options(model: str, flags: dict[str, Any], key_of_environment: str, dev_mode: bool) -> Options:
     faults = {}
     for kind in KINDS:
         value = flags.get("simulate_" + kind.replace("-", "_"), False)
@@ -220,5 +229,8 @@ def _options(model: str, flags: dict[str, Any], key_of_environment: str) -> Opti
         first_token_seconds=flags["simulate_first_token_seconds"],
         unhealthy_after=flags["simulate_unhealthy_after"],
         health_hangs=flags["simulate_health_hangs"],
+        dev_mode=dev_mode,
+        sleep_seconds=flags["simulate_sleep_seconds"],
+        sleep_fails=flags["simulate_sleep_failure"] or "",
         faults=Faults(faults),
     )

@@ -23,6 +23,7 @@ from engines.simulator.errors import (
 from engines.simulator.exchange import JSON, Exchange, Send
 from engines.simulator.generation import answer_instead, generate
 from engines.simulator.options import Options
+from engines.simulator.sleep import Sleep
 from engines.simulator.startup import VERSION
 
 _GUARDED = ("/v1", "/v2", "/inference", "/cohere")
@@ -44,6 +45,8 @@ class Application:
             "/tokenize": {"POST": self._tokenize},
             "/detokenize": {"POST": self._detokenize},
         }
+        if options.dev_mode:
+            self._routes |= Sleep(options, engine).routes
         if options.pooling:
             self._routes["/v1/embeddings"] = {"POST": self._embeddings}
             for path in ("/rerank", "/v1/rerank", "/v2/rerank"):
@@ -136,7 +139,8 @@ class Application:
 
     async def _metrics(self, exchange: Exchange) -> None:
         engine = self._engine
-        text = engine.counters.render(len(engine.running), len(engine.waiting), engine.kv_tokens)
+        busy = (len(engine.running), len(engine.waiting), engine.kv_tokens)
+        text = engine.counters.render(*busy, engine.sleep_level)
         await exchange.answer(200, text, "text/plain; version=1.0.0; charset=utf-8")
 
     # Tokens and vectors

@@ -20,7 +20,9 @@ from vllm_portal.config import get_config
 from vllm_portal.encryption import decrypt
 
 NOW = datetime(2025, 1, 1, tzinfo=UTC)
-_WAY = [State.QUEUED, State.PLACED, State.STARTING, State.LOADING, State.READY, State.UNHEALTHY]
+_WAY = [State.QUEUED, State.PLACED, State.STARTING, State.LOADING, State.READY]
+_FURTHER = {State.UNHEALTHY: [State.UNHEALTHY], State.SLEEPING: [State.SLEEPING],
+            State.WAKING: [State.SLEEPING, State.WAKING]}  # fmt: skip
 
 
 @pytest.fixture
@@ -58,7 +60,8 @@ def engine_in(people):
         engine = lifecycle.request_start(owner or people["alice"], NOW, **columns)
         ended = {State.STOPPING, State.STOPPED, State.FAILED}
         slept = state is State.ASLEEP
-        way = _WAY[: _WAY.index(State.READY if slept else state) + 1] if state not in ended else _WAY[:5]
+        further = state in ended or slept or state in _FURTHER
+        way = [*_WAY, *_FURTHER.get(state, [])] if further else _WAY[: _WAY.index(state) + 1]
         if State.PLACED in way:
             assert lifecycle.place(engine, [], NOW)
         for old, new in pairwise(way[1:]):
@@ -99,14 +102,15 @@ def running(fake, engine_in):
 
 @pytest.fixture
 def served(running, fake):
-    """served(state, *flags): an engine in this state, whose container is a stand-in engine that has loaded."""
+    """served(state, *flags): an engine in this state, whose container is a stand-in engine that has loaded. `env`: more
+    of its environment."""
     processes = []
 
-    def make(state, *flags, model="acme/tiny", **columns):
+    def make(state, *flags, model="acme/tiny", env=None, **columns):
         engine = running(state, model=model, **columns)
         key = decrypt(engine.engine_key_encrypted)
         flags = ("--served-model-name", model, engine.name, *flags)
-        process = SimulatorProcess(*flags, model=model, env={"VLLM_API_KEY": key})
+        process = SimulatorProcess(*flags, model=model, env={"VLLM_API_KEY": key, **(env or {})})
         processes.append(process)
         process.ready()
         container = fake.containers[engine.container_name]

@@ -132,13 +132,12 @@ class SimulatorProcess:
     def chat(self, text="Hello", faults="", **fields):
         return self.post("/v1/chat/completions", chat_body(text, faults, **fields))
 
-    def open(self, path, body):
+    def open(self, path, body, **headers):
         """A connection on which the request has been sent, to be closed by the caller."""
         connection = self.connect()
         data = json.dumps(body).encode()
-        head = (
-            f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
-        )
+        lines = {"host": "x", "content-type": "application/json", "content-length": len(data), **headers}
+        head = f"POST {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items()) + "\r\n"
         connection.sendall(head.encode() + data)
         return connection
 

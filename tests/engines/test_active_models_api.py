@@ -4,7 +4,7 @@ from datetime import datetime
 
 import pytest
 
-from engines.states import State
+from engines.states import RESTING, State
 
 PATHS = ["/active_models/", "/active_models", "/vllm_request/active_models/", "/vllm_request/active_models"]
 
@@ -57,7 +57,7 @@ def test_what_the_engine_says_is_longer_counts(client_of, alice, engine_in):
 
 def test_only_engines_that_came_up_and_are_not_ending(engine_in, names, alice):
     engines = {state: engine_in(state) for state in State if state is not State.PULLING}
-    listed = {engines[state].name for state in (State.READY, State.UNHEALTHY, State.ASLEEP)}
+    listed = {engines[state].name for state in (State.READY, State.UNHEALTHY, *RESTING, State.ASLEEP)}
     assert names(alice) == listed
 
 

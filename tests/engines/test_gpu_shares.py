@@ -10,7 +10,7 @@ from django.test import Client
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines import gpu_hours, launching, lifecycle, preflight, queueing, reclaiming, starting
+from engines import gpu_hours, launching, lifecycle, preflight, queueing, reclaiming, starting, starts
 from engines.models import Engine, Gpu, GpuLease, GpuSlice
 from engines.placement import SLICES, free_slices, slices_for
 from engines.preflight import Order
@@ -110,8 +110,19 @@ def test_one_at_a_time_comes_up_on_a_gpu(fake, wants, two_gpus):
         f"waiting until {first.name} or {second.name} has come up on the same GPU, whose memory it measures"
     )
     assert not lifecycle.place(third, two_gpus[:1], NOW)
+    assert queueing.of([third], NOW)[third.pk] == (1, None), "how long that takes nobody knows"
     lifecycle.move(Engine.objects.get(pk=second.pk), State.LOADING, State.READY, NOW)
     assert places(third) == [[1]]
+
+
+def test_who_waits_for_one_that_comes_up_is_told_until_when(fake, wants, two_gpus, monkeypatch):
+    whole_one, first, second = wants(), wants(0.2), wants(0.2)
+    for engine in (whole_one, first, second):
+        launching.launch(engine.pk)
+    monkeypatch.setattr(starts, "eta_s", lambda engine, now: 90.0 if engine == first else 5.0)
+    assert queueing.of([second], NOW)[second.pk] == (1, NOW + timedelta(seconds=90))
+    lifecycle.move(Engine.objects.get(pk=first.pk), State.LOADING, State.READY, NOW)
+    assert queueing.of([second], NOW)[second.pk] == (1, NOW)
 
 
 def test_many_at_once_never_hold_more_than_there_is(fake, wants, two_gpus):
@@ -134,7 +145,7 @@ def test_what_is_free_is_said_alike_everywhere(held, wanted):
     fits = free_slices(sum(held)) >= wanted
     assert unit.has_room(wanted) is fits
     one = queueing.Waiting(None, 1, wanted)
-    assert (queueing.forecast([one], [unit.free_from(NOW)])[None].expected_at is not None) is fits
+    assert (queueing.forecast([one], [unit.free_from(NOW, NOW)])[None].expected_at is not None) is fits
 
 
 def test_vllm_is_told_last_so_that_no_flag_of_the_operators_makes_it_larger(wants, setting):

@@ -4,11 +4,12 @@ from itertools import product
 
 import pytest
 
-from engines.states import ACTIVE, AWAKE, COMING_UP, FINAL, SERVING, TANGIBLE, State, allowed
+from engines.states import ACTIVE, AWAKE, COMING_UP, FINAL, GROWING, RESTING, SERVING, TANGIBLE, State, allowed
 
 FORWARD = {
     ("QUEUED", "PLACED"), ("PLACED", "PULLING"), ("PLACED", "STARTING"), ("PULLING", "STARTING"),
     ("STARTING", "LOADING"), ("LOADING", "READY"), ("READY", "UNHEALTHY"), ("UNHEALTHY", "READY"),
+    ("READY", "SLEEPING"), ("SLEEPING", "WAKING"), ("WAKING", "READY"),
     ("STOPPING", "ASLEEP"), ("ASLEEP", "QUEUED"), ("STOPPING", "STOPPED"),
 }  # fmt: skip
 
@@ -29,5 +30,6 @@ def test_the_groups_fit_together():
     assert set(State) == ACTIVE | FINAL
     assert not ACTIVE & FINAL
     assert TANGIBLE < AWAKE < ACTIVE
-    assert COMING_UP < ACTIVE
+    assert COMING_UP < GROWING < ACTIVE
+    assert RESTING < TANGIBLE
     assert frozenset({State.READY}) == SERVING

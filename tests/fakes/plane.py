@@ -23,9 +23,11 @@ from inference.openai import DataPlane
 from inference.pool import Pool
 from inference.relay import Relay
 from inference.routing import Caller, Route
+from inference.wakes import Wakes
 from inference.watch import TICKS
 from tests.fakes.memory import Loop, Transport
 from tests.fakes.upstream import completion, http
+from vllm_portal.config import get_config
 
 ENGINE = "11111111-2222-3333-4444-555555555555"
 PORT = 8000
@@ -170,6 +172,7 @@ class Plane:
         plane.admission = Admission(self.ledger, self._no_load, 60)  # type: ignore[arg-type]
         self.pool = plane._pool = Pool()
         plane.relay = Relay(plane.admission, self.pool, plane._timeouts)
+        plane.wakes = Wakes(plane.admission, plane._see, self._no_look, get_config())
         plane.routes.replace([_route()])
         plane.look_again = self._no_look  # type: ignore[method-assign]
         plane.started.set()

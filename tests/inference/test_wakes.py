@@ -200,6 +200,17 @@ def test_only_so_many_wait(portal, gateway, alice, asleep, raw_engine, pool, eve
     assert {one.result(20).status_code for one in asked} == {200}
 
 
+def test_who_waits_does_not_hold_up_a_portal_that_stops(portal, gateway, alice, asleep, pool, eventually):
+    portal.server.config.timeout_graceful_shutdown = 60
+    asked = [pool.submit(portal.chat, alice, max_tokens=5, stream=stream) for stream in (False, True)]
+    eventually(lambda: woken(asleep) and _held(gateway) == 2)
+    portal.server.should_exit = True
+    whole_one, stream = (one.result(20) for one in asked)
+    assert (whole_one.status_code, whole_one.json()["error"]["code"]) == (503, "unavailable")
+    *_, last = stream.content.strip().split(b"\n\n")
+    assert "restarting" in json.loads(last.removeprefix(b"data: "))["error"]["message"]
+
+
 def test_a_client_that_leaves_waits_no_longer(portal, gateway, alice, asleep, eventually):
     body = {"model": "tiny", "messages": [], "max_tokens": 5, "stream": True}
     answer = portal.post(alice, "/v1/chat/completions", body, stream=True)

@@ -2,7 +2,9 @@
 
 const form = document.getElementById("order");
 const verdict = document.getElementById("verdict");
-const NUMBERS = ["max_model_len", "tensor_parallel_size", "gpu_memory_utilization", "seed", "lease_hours", "idle_minutes"];
+const NUMBERS = [
+  "max_model_len", "tensor_parallel_size", "gpu_memory_utilization", "seed", "lease_hours", "sleep_minutes", "idle_minutes",
+];
 const WAIT_MS = 600;
 let timer = 0;
 let asked = null; // the question under way: a newer one ends it

@@ -44,7 +44,7 @@ class Lives:
         """Seconds until all was well again after a death there."""
 
     def go(self, step: str, within: str) -> None:
-        """`within`: launch, sleep, stop or failure: the part of its life that the step belongs to."""
+        """`within`: launch, doze, sleep, stop or failure: the part of its life that the step belongs to."""
         if within == "launch":
             self.portal.die_at(step)
         engine = self.alice.post("/api/v1/engines", model=MODEL).json()["id"].replace("-", "")
@@ -57,6 +57,8 @@ class Lives:
         else:
             if within == "sleep":
                 took_s = self._sleeps_and_wakes(engine, step)
+            elif within == "doze":
+                took_s = self._dozes_and_wakes(engine, step)
             self._asks(engine, "delete", "", "the stop")
             stopped_s = self._comes_to(engine, "STOPPED", step)
             took_s = stopped_s if within == "stop" else took_s
@@ -77,9 +79,31 @@ class Lives:
         slept_s = self._comes_to(engine, "ASLEEP", step)
         self._asks(engine, "post", "/wake", "the wish to wake it")
         woke_s = self._comes_to(engine, "READY", step)
-        (row,) = [one for one in self.portal.engines() if one["id"] == engine]
-        assert row["generation"] == 2, f"woken once in spite of a death at {step}"
+        assert self._row(engine)["generation"] == 2, f"woken once in spite of a death at {step}"
         return max(slept_s, woke_s)
+
+    def _dozes_and_wakes(self, engine: str, step: str) -> float:
+        """As if it had left the routes a while ago. Seconds. The engine that runs is the same all the time."""
+        ran = self._processes(engine)
+        self.portal.change_rows(
+            "update engines_engine set state = 'SLEEPING', state_since = '2020-01-01 00:00:00' where id = ?", engine
+        )
+        started = time.monotonic()
+        self.portal.wait_for(lambda: self._row(engine)["slept_at"], 60, f"its sleep after a death at {step}")
+        dozed_s = time.monotonic() - started
+        self._asks(engine, "post", "/wake", "the wish to wake it")
+        woke_s = self._comes_to(engine, "READY", step)
+        assert self._row(engine)["generation"] == 1
+        assert self._processes(engine) == ran, f"it went on through a death at {step}"
+        return max(dozed_s, woke_s)
+
+    def _row(self, engine: str) -> dict:
+        (found,) = [one for one in self.portal.engines() if one["id"] == engine]
+        return found
+
+    def _processes(self, engine: str) -> set:
+        (found,) = [ids for name, ids in self._all_that_run().items() if engine[:12] in name]
+        return found
 
     def _asks(self, engine: str, verb: str, what: str, words: str) -> None:
         """Until it is taken: the process that answers may be the one that dies."""
@@ -100,16 +124,14 @@ class Lives:
         row: dict = {}
 
         def arrived() -> bool:
-            (found,) = [one for one in self.portal.engines() if one["id"] == engine]
-            row.update(found)
+            row.update(self._row(engine))
             return row["state"] == state and self._running(engine) == (state == "READY")
 
         self.portal.wait_for(arrived, 60, f"{state} after a death at {step}; it is {row.get('state')}")
         return time.monotonic() - started
 
     def _kill(self, engine: str) -> None:
-        (processes,) = [ids for name, ids in self._all_that_run().items() if engine[:12] in name]
-        for process_id in processes:
+        for process_id in self._processes(engine):
             os.kill(process_id, signal.SIGKILL)
 
     def _running(self, engine: str) -> int:

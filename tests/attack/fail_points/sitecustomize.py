@@ -25,6 +25,8 @@ STEPS = {
     "engines.launchers.engine_directory": ["EngineDirectory.write_meta", "EngineDirectory.remove"],
     "engines.ending": ["finish_failing", "_end"],
     "engines.checking": ["_became_ready"],
+    "engines.sleeping": ["_fall_asleep", "_wake_up"],
+    "engines.vllm_sleep": ["fall_asleep", "wake_up"],
     "vllm_portal.children": [],
 }  # fmt: skip
 
