@@ -1,4 +1,4 @@
-"""How engines come up: QUEUED -> PLACED -> PULLING (docker) -> STARTING -> LOADING.
+"""How engines come up: QUEUED -> PLACED -> PULLING (docker) -> FETCHING (a model of the hub) -> STARTING -> LOADING.
 
 Each step looks at the row, does one thing that can be repeated, and moves the row by compare-and-swap. So a step that
 was cut short by a `kill -9` is done again by whoever comes next, and a stop that arrives at any moment wins: the next
@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from django.utils import timezone
 
-from engines import ending, hints, lifecycle, queueing, room
+from engines import ending, fetching, hints, lifecycle, queueing, room
 from engines.diagnosis import Diagnosis, diagnose, one_line
 from engines.errors import StartFailed
 from engines.launchers import choice
@@ -90,12 +90,14 @@ def _step(engine: Engine) -> bool:
         State.QUEUED: _place,
         State.PLACED: _leave_placed,
         State.PULLING: _pull,
+        State.FETCHING: _fetch,
         State.STARTING: _start,
     }
     step = steps.get(engine.state)
     if step is None:
         return False
-    if engine.deadline_at and timezone.now() > engine.deadline_at:
+    # A download goes on without anybody who looks, so it is looked at before it is judged.
+    if engine.state != State.FETCHING and engine.deadline_at and timezone.now() > engine.deadline_at:
         ending.fail(engine, _too_late(engine))
         return False
     return step(engine)
@@ -172,7 +174,15 @@ def _leave_placed(engine: Engine) -> bool:
         return lifecycle.move(
             engine, State.PLACED, State.PULLING, now, deadline_at=_in(now, config.pull_timeout_seconds)
         )
-    return lifecycle.move(engine, State.PLACED, State.STARTING, now, deadline_at=_in(now, config.start_timeout_seconds))
+    return _fetch_or_start(engine, State.PLACED)
+
+
+def _fetch_or_start(engine: Engine, old: State) -> bool:
+    config, now = get_config(), timezone.now()
+    if fetching.is_the_portals(engine):
+        deadline = _in(now, config.download_stall_seconds)
+        return lifecycle.move(engine, old, State.FETCHING, now, deadline_at=deadline)
+    return lifecycle.move(engine, old, State.STARTING, now, deadline_at=_in(now, config.start_timeout_seconds))
 
 
 def _pull(engine: Engine) -> bool:
@@ -191,9 +201,20 @@ def _pull(engine: Engine) -> bool:
     except OperatorError as error:
         _note(engine, error)
         return False
+    return _fetch_or_start(engine, State.PULLING)
+
+
+def _fetch(engine: Engine) -> bool:
+    """Looks at the download, and waits for nothing: whoever comes next looks again."""
+    seen = fetching.look(engine, timezone.now())
+    if isinstance(seen, Diagnosis):
+        ending.fail(engine, seen)
+        return False
+    if not seen:
+        return False
     now = timezone.now()
-    deadline = _in(now, get_config().start_timeout_seconds)
-    return lifecycle.move(engine, State.PULLING, State.STARTING, now, deadline_at=deadline)
+    columns = {"deadline_at": _in(now, get_config().start_timeout_seconds), "download": fetching.end_of(engine, now)}
+    return lifecycle.move(engine, State.FETCHING, State.STARTING, now, **columns)
 
 
 def _start(engine: Engine) -> bool:

@@ -17,7 +17,10 @@ from portal_cli.screen import Screen, ago, clean
 
 PATH = "/api/v1/engines"
 ENDED = ("STOPPED", "FAILED")
-RUNNING = ("QUEUED", "PLACED", "PULLING", "STARTING", "LOADING", "READY", "UNHEALTHY", "STOPPING", "ASLEEP")
+RUNNING = (
+    *("QUEUED", "PLACED", "PULLING", "FETCHING", "STARTING", "LOADING"),
+    *("READY", "UNHEALTHY", "STOPPING", "ASLEEP"),
+)
 _LOOK_AGAIN_S = 1.0
 
 Engine = dict[str, Any]

@@ -52,7 +52,8 @@ def test_what_is_no_index_names_nothing(content):
 
 def test_beside_them_configuration_tokenizer_templates_and_code():
     wanted = {
-        "config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer.model.v3", "merges.txt",
+        "config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", "tokenizer.model.v3",
+        "merges.txt",
         "qwen.tiktoken", "chat_template.jinja", "1_Pooling/config.json", "modeling_own.py", "tekken.json",
     }  # fmt: skip
     rest = {"README.md", "model.onnx", "original/params.json", "onnx/config.json", ".gitattributes", "image.png"}
