@@ -58,7 +58,10 @@ def engine_in(people):
         engine = lifecycle.request_start(owner or people["alice"], NOW, **columns)
         ended = {State.STOPPING, State.STOPPED, State.FAILED}
         slept = state is State.ASLEEP
-        way = _WAY[: _WAY.index(State.READY if slept else state) + 1] if state not in ended else _WAY[:5]
+        fetches = {State.PULLING, State.FETCHING}
+        way = _WAY[: _WAY.index(State.READY if slept else state) + 1] if state not in ended | fetches else _WAY[:5]
+        if state in fetches:
+            way = [*_WAY[:2], state]
         if State.PLACED in way:
             assert lifecycle.place(engine, [], NOW)
         for old, new in pairwise(way[1:]):

@@ -35,10 +35,7 @@ def text(answer, status: int = 200) -> str:
 
 @pytest.mark.parametrize("state", list(State))
 def test_a_card_tells_each_state_by_word_colour_and_shape(browser_of, alice, engine_in, state):
-    if state in (State.PULLING, State.FETCHING):
-        Engine.objects.filter(pk=engine_in(State.QUEUED).pk).update(state=state)
-    else:
-        engine_in(state)
+    engine_in(state)
     page = text(browser_of(alice).get("/"))
     assert cards.WORDS[state] in page
     assert f"engine-{state}" in page
