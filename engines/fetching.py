@@ -17,6 +17,7 @@ from engines.downloads.failures import NO_ROOM, NOT_WRITABLE, UNFORESEEN
 from engines.downloads.folder import Download, Order, Outcome
 from engines.downloads.told import Fetching, fetching, kept, size
 from engines.downloads.transfer import Cached
+from engines.launchers import choice
 from engines.launchers.container_config import cache_folder
 from engines.models import Engine
 from engines.states import State
@@ -46,7 +47,7 @@ def is_the_portals(engine: Engine) -> bool:
         and config.hf_check
         and not config.hf_offline
         and engine.launcher != "simulator"
-        and not _is_far(engine.launcher)
+        and choice.is_here(engine.launcher)
         and not engine.model.startswith("/")
         and bool(hub_cache.COMMIT.match(engine.revision))
         and cache is not None
@@ -196,11 +197,6 @@ def _room_advice(engine: Engine) -> str:
     logger.warning("no room for %s; no engine uses %s", engine.model, names)
     held = size(sum(one.size_bytes for one in unused))
     return f"Cached models that no engine uses hold {held}: an admin removes them on the page of cached models."
-
-
-def _is_far(launcher: str) -> bool:
-    """Engines run on another machine, and so does their cache."""
-    return launcher == "docker" and environment().get("DOCKER_HOST", "").startswith(("tcp:", "ssh:", "http"))
 
 
 def _is_whole(download: Download, cache: Path) -> bool:

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from django.utils import timezone
 
-from engines import ending, fetching, hints, lifecycle, queueing, room
+from engines import compile_cache, ending, fetching, hints, lifecycle, queueing, room
 from engines.diagnosis import Diagnosis, diagnose, one_line
 from engines.errors import StartFailed
 from engines.launchers import choice
@@ -74,6 +74,7 @@ def launch_spec(engine: Engine) -> LaunchSpec:
         gpu_uuids=tuple(engine.gpu_leases.order_by("gpu__index").values_list("gpu__uuid", flat=True)),
         image=engine.image,
         model_dir=engine.model if engine.model.startswith("/") else None,
+        compile_cache=compile_cache.folder_of(engine),
     )
 
 
@@ -226,6 +227,7 @@ def _start(engine: Engine) -> bool:
             return False
         try:
             launcher = choice.launcher(engine.launcher)
+            compile_cache.make(engine)
             seen = launcher.start(launch_spec(engine))
             if seen.status is Status.RUNNING:
                 _started(engine, seen)
