@@ -10,7 +10,8 @@ from statistics import median
 from django.utils.timesince import timesince
 
 from accounts.models import User
-from engines import fetching, gauges, queueing, sharing, terms
+from engines import gauges, queueing, sharing, terms
+from engines.downloads import told as downloads
 from engines.downloads.told import Fetching
 from engines.gauges import Gauges
 from engines.models import Engine
@@ -116,7 +117,7 @@ class Card:
     @property
     def download(self) -> Fetching | None:
         """While it goes on, from when its size is known."""
-        seen = fetching.of(self.engine) if self.engine.state == State.FETCHING else None
+        seen = downloads.of(self.engine.download) if self.engine.state == State.FETCHING else None
         return seen if seen and seen.bytes_total else None
 
     @property

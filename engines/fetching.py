@@ -15,7 +15,7 @@ from engines.diagnosis import Diagnosis
 from engines.downloads import folder, process
 from engines.downloads.failures import NO_ROOM, NOT_WRITABLE, UNFORESEEN
 from engines.downloads.folder import Download, Order, Outcome
-from engines.downloads.told import Fetching, fetching, kept, size
+from engines.downloads.told import Fetching, fetching, size
 from engines.downloads.transfer import Cached
 from engines.launchers import choice
 from engines.launchers.container_config import cache_folder
@@ -75,11 +75,6 @@ def look(engine: Engine, now: datetime) -> Diagnosis | bool:
     return _begin(engine, download, cache, now)
 
 
-def of(engine: Engine) -> Fetching | None:
-    """How far its download is, or was when it ended. None: the portal has not downloaded for it."""
-    return kept(engine.download) if engine.download else None
-
-
 def sweep() -> None:
     """Ends what is downloaded for no engine any more, and puts away what is kept of it. What has come stays."""
     downloads = [(one, one.engine()) for one in folder.in_folder(_folder())]
@@ -102,12 +97,10 @@ def forget_old(now: datetime) -> None:
 
 
 def end_of(engine: Engine, now: datetime) -> dict[str, Any] | None:
-    """What is kept of a download that is over. None: there was nothing to download."""
-    if not engine.download:
-        return None
+    """What is kept of a download that is over. None: there was nothing to download, or it is left to the engine."""
     files = _download(engine).files()
-    if files is None:
-        return engine.download  # it is left to the engine
+    if not engine.download or files is None:
+        return None
     total = sum(one.size for one in files)
     took_s = max(now.timestamp() - engine.download["since"], 0.1)
     speed = round(max(total - engine.download["first"], 0) / took_s, 1)

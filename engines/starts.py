@@ -5,9 +5,9 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from statistics import median
 
-from engines import fetching
 from engines import timeline as logs
 from engines.diagnosis import one_line
+from engines.downloads import told as downloads
 from engines.models import Engine
 from engines.states import COMING_UP, State
 
@@ -69,7 +69,7 @@ def timeline(engine: Engine) -> list[Step]:
 
 
 def _detail(engine: Engine, phase: str, message: str) -> str:
-    if phase == "download" and (seen := fetching.of(engine)):
+    if phase == "download" and (seen := downloads.of(engine.download)):
         return seen.told
     return message if phase == "pull" else ""
 
@@ -102,7 +102,7 @@ def eta_s(engine: Engine, now: datetime) -> float | None:
 
 def _after_download(engine: Engine, earlier: list[list[Step]]) -> float | None:
     """A download's own speed says more than earlier ones; what comes then they know."""
-    seen = fetching.of(engine)
+    seen = downloads.of(engine.download)
     took = [left for start in earlier if (left := _from(start, "start")) is not None]
     return round(seen.eta_s + median(took), 1) if took and seen and seen.eta_s is not None else None
 

@@ -11,7 +11,8 @@ from django_filters import rest_framework as filters
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from engines import fetching, gauges, queueing, sharing, starts, terms
+from engines import gauges, queueing, sharing, starts, terms
+from engines.downloads import told as downloads
 from engines.models import Engine
 from engines.preflight import Order
 from engines.serializers import (
@@ -239,7 +240,7 @@ class EngineResourceSerializer(serializers.ModelSerializer):
 
     @extend_schema_field(DownloadSerializer(allow_null=True))
     def get_download(self, engine: Engine) -> Any:
-        seen = fetching.of(engine)
+        seen = downloads.of(engine.download)
         return None if seen is None else DownloadSerializer(seen).data
 
     @extend_schema_field(GaugesSerializer(allow_null=True))

@@ -45,6 +45,7 @@ def main() -> None:
     except (ValueError, TypeError):
         return  # who was to give the order has died
     download = Download(Path(order.folder), order.name, order.commit)
+    download.write_pid()
     outcome = Outcome()
     try:
         _Work(order, download).run()

@@ -2,6 +2,7 @@
 
     <name>@<commit>/lock                 held by a starter, and from then on by the process that downloads
                     /engine              for which engine it does, and since when
+                    /pid                 its process id
                     /progress.json       written twice a second
                     /outcome-<who>.json  how it ended for that engine; absent: it was killed
                     /log                 its stderr
@@ -76,6 +77,14 @@ class Download(LockedFolder):
 
     def write_engine(self, engine: str) -> None:
         write(self.path / "engine", {"engine": engine, "at": time.time()})
+
+    def pid(self) -> int | None:
+        """Of the process that downloads, or did: it may be another's by now."""
+        pid = _read(self.path / "pid")
+        return pid if isinstance(pid, int) else None
+
+    def write_pid(self) -> None:
+        write(self.path / "pid", os.getpid())
 
     def progress(self) -> Progress:
         try:

@@ -15,7 +15,7 @@ from dataclasses import asdict
 
 from engines.downloads.folder import Download, Order
 from engines.launchers.process import INHERITED
-from engines.launchers.processes import processes_of, signal_groups
+from engines.launchers.processes import PROC, processes_of, signal_groups, signal_process
 from vllm_portal.config import PROJECT_ROOT
 
 END_SECONDS = 5.0
@@ -63,6 +63,8 @@ def end(download: Download) -> bool:
             return False
         # Again and again: one that is just being started is not to be seen yet.
         signal_groups(set(processes_of(log).values()), signal.SIGKILL)
+        if not PROC.is_dir() and (pid := download.pid()) and download.is_locked():
+            signal_process(pid, signal.SIGKILL)
         time.sleep(LOOK_SECONDS)
     _reap()
     return True

@@ -41,9 +41,9 @@ def fetching(progress: Progress, alive: bool) -> Fetching:
     return Fetching(progress.done, progress.total, speed, eta_s, progress.trouble)
 
 
-def kept(told: dict[str, Any]) -> Fetching:
-    """As `Engine.download` keeps it."""
-    return Fetching(**{name: told[name] for name in Fetching._fields if name in told})
+def of(kept: dict[str, Any] | None) -> Fetching | None:
+    """By what `Engine.download` keeps. None: the portal has not downloaded for it."""
+    return Fetching(**{name: kept[name] for name in Fetching._fields if name in kept}) if kept else None
 
 
 def _of(done: float, total: float) -> str:
