@@ -14,11 +14,13 @@ import pytest
 
 from engines.downloads import folder
 from engines.launchers.processes import processes_of
+from tests.attack.fail_points import bring_back_soon
 from tests.engines.downloads.conftest import CONTENT, MEBIBYTE, NOT_NEEDED, SHARDS
 from tests.fakes.hub import COMMIT, GOOD_TOKEN, FakeHub
 from tests.journeys.portal_process import ROOT, PortalProcess
 
 KILLS = int(os.environ.get("KILLS", "5"))
+FEW = 5  # after more than these in a row the supervisor waits for longer
 SEED = 20261130
 MODEL = "acme/gated"
 SIZE = sum(map(len, CONTENT.values()))
@@ -43,6 +45,8 @@ def portal(tmp_path, hub):
         tmp_path, launcher="process", vllm_executable=vllm, device="cpu", stop_engines_on_exit="true", hf_check="true",
         hf_endpoint=hub.url, hf_check_timeout_s=20, reconcile_seconds=0.3, download_stall_seconds=60,
     )  # fmt: skip
+    if KILLS > FEW:
+        bring_back_soon(portal)
     yield portal.start()
     portal.stop()
     assert not any(download.is_locked() for download in folder.in_folder(tmp_path / "data" / "downloads"))

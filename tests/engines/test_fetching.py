@@ -73,7 +73,7 @@ def test_the_engine_starts_when_its_model_is_there(hub, waiting, fake, tmp_path)
     engine = waiting()
     assert (look(engine), fake.started) == (State.FETCHING, 0)
     until(State.LOADING, engine)
-    assert fake.started == 1
+    assert (fake.started, len(hub.tokens)) == (1, len(CONTENT) + 1)  # each file and their list, once
     assert (snapshot(tmp_path) / SHARDS[0]).read_bytes() == CONTENT[SHARDS[0]]
     assert [event.new_state for event in engine.events.all()][1:] == ["PLACED", "FETCHING", "STARTING", "LOADING"]
     assert (engine.download["bytes_done"], engine.download["bytes_total"]) == (SIZE, SIZE)

@@ -86,6 +86,20 @@ class FakeHub:
                 self.end_headers()
                 self.wfile.write(content)
 
+            def do_HEAD(self) -> None:
+                """As for a file: of what it is, the real one tells its commit, hash and size."""
+                token = self.headers.get("authorization", "").removeprefix("Bearer ")
+                status, content, headers = hub.answer(self.path.partition("?")[0], token)
+                self.send_response(status)
+                if status == 200 and isinstance(content, bytes):
+                    entry = listed(self.path.rpartition("/")[2], content)
+                    large = entry.get("lfs")
+                    etag = large["oid"] if isinstance(large, dict) else entry["oid"]
+                    headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{etag}"', "Content-Length": str(len(content))}
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+
             def give(self, token: str) -> bool:
                 """A file in pieces, from where it is asked for. False: there is none for this token, or trouble."""
                 if hub.troubles:
