@@ -58,7 +58,8 @@ def is_the_portals(engine: Engine) -> bool:
 
 
 def look(engine: Engine, now: datetime) -> Diagnosis | bool:
-    """True: it may start. False: the download goes on. A diagnosis: it is not to be had."""
+    """True: it may start. False: the download goes on. A diagnosis: it is not to be had. Raises OperatorError when the
+    secrets cannot be read."""
     cache = cache_folder(get_config().hf_cache_dir)
     if cache is None:
         return True  # the setting was changed meanwhile
@@ -80,9 +81,9 @@ def sweep() -> None:
     downloads = [(one, one.engine()) for one in folder.in_folder(_folder())]
     if not downloads:
         return
-    fetching = list(Engine.objects.filter(state=State.FETCHING))
-    names = {_name(engine) for engine in fetching}
-    wanted = {_download(engine).path for engine in fetching}
+    engines = list(Engine.objects.filter(state=State.FETCHING))
+    names = {_name(engine) for engine in engines}
+    wanted = {_download(engine).path for engine in engines}
     for download, name in downloads:
         if download.is_locked():
             if name and name not in names and process.end(download):

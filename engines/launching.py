@@ -207,7 +207,11 @@ def _pull(engine: Engine) -> bool:
 
 def _fetch(engine: Engine) -> bool:
     """Looks at the download, and waits for nothing: whoever comes next looks again."""
-    seen = fetching.look(engine, timezone.now())
+    try:
+        seen = fetching.look(engine, timezone.now())
+    except OperatorError as error:
+        logger.warning("the model of engine %s is not fetched: %s", engine.name, error)
+        seen = True  # the start has the same trouble, and a deadline for it
     if isinstance(seen, Diagnosis):
         ending.fail(engine, seen)
         return False

@@ -305,6 +305,13 @@ def test_the_rest_of_a_start_is_known_from_earlier_ones(hub, waiting, engine_in)
     assert starts.eta_s(engine, now) == round(engine.download["eta_s"] + 20, 1)
 
 
+def test_secrets_that_cannot_be_read_end_as_in_any_start(hub, waiting, fake):
+    engine = waiting()
+    Engine.objects.filter(pk=engine.pk).update(hf_token_encrypted="broken")
+    assert look(engine) == State.STARTING
+    assert (engine.detail.startswith("tries again: "), fake.started) == (True, 0)
+
+
 def test_woken_it_tells_nothing_of_the_download_before(hub, engine_in):
     engine = engine_in(State.ASLEEP, download={"bytes_done": 5})
     assert lifecycle.wake(engine, timezone.now(), "alice")
