@@ -12,6 +12,8 @@ from django.utils.timesince import timesince
 
 from accounts.models import User
 from engines import gauges, queueing, sharing, terms
+from engines.downloads import told as downloads
+from engines.downloads.told import Fetching
 from engines.gauges import Gauges
 from engines.models import Engine
 from engines.queueing import Place
@@ -26,6 +28,7 @@ _STARTS = 200
 PHASES = (
     ("waiting", {State.QUEUED, State.PLACED}),
     ("fetching the image", {State.PULLING}),
+    ("downloading the model", {State.FETCHING}),
     ("starting", {State.STARTING}),
     ("loading", {State.LOADING}),
 )
@@ -42,6 +45,7 @@ WORDS = {
     State.QUEUED: "waiting",
     State.PLACED: "has its place",
     State.PULLING: "fetching the image",
+    State.FETCHING: "downloading the model",
     State.STARTING: "starting",
     State.LOADING: "loading",
     State.READY: "ready",
@@ -61,7 +65,7 @@ STEPS = {
     "boot": "vLLM comes up",
     "configure": "reading the configuration",
     "core": "the engine's core comes up",
-    "download": "downloading the weights",
+    "download": "downloading the model",
     "load": "loading the weights",
     "compile": "compiling",
     "kv_cache": "measuring the KV cache",
@@ -118,6 +122,12 @@ class Card:
     @property
     def kv_cache_percent(self) -> int | None:
         return None if self.gauges is None else kv_cache_percent(self.gauges)
+
+    @property
+    def download(self) -> Fetching | None:
+        """While it goes on, from when its size is known."""
+        seen = downloads.of(self.engine.download) if self.engine.state == State.FETCHING else None
+        return seen if seen and seen.bytes_total else None
 
     @property
     def left_s(self) -> int | None:
@@ -235,13 +245,18 @@ def card(
         usual = usual_seconds([engine])
     seconds = max(0, int((now - (engine.asked_at or engine.created_at)).total_seconds()))
     places = queueing.of([engine], now) if places is None else places
-    coming = (phases(state, engine.launcher), seconds, usual.get(engine.model))
+    coming = (phases(engine), seconds, usual.get(engine.model))
     return Card(*basics, *coming, place=places.get(engine.pk))
 
 
-def phases(state: State, launcher: str) -> tuple[Phase, ...]:
-    """Of an engine that is coming up. Only containers have an image to fetch."""
-    ways = [way for way in PHASES if launcher == "docker" or state in way[1] or way[1] != {State.PULLING}]
+def phases(engine: Engine) -> tuple[Phase, ...]:
+    """Of an engine that is coming up. Only containers have an image to fetch, and not every model has to come."""
+    state, skipped = State(engine.state), set()
+    if engine.launcher != "docker":
+        skipped.add(State.PULLING)
+    if not engine.download:
+        skipped.add(State.FETCHING)
+    ways = [way for way in PHASES if state in way[1] or not way[1] & skipped]
     at = next(number for number, (_, states) in enumerate(ways) if state in states)
     return tuple(Phase(name, number < at, number == at) for number, (name, _) in enumerate(ways))
 

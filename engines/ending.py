@@ -47,7 +47,7 @@ def fail(engine: Engine, diagnosis: Diagnosis) -> bool:
     columns = {
         "cause_code": diagnosis.code[:40],
         "cause": diagnosis.cause,
-        "advice": diagnosis.advice,
+        "advice": retrying.advice_for(engine, diagnosis),
         "change": retrying.change_for(engine, diagnosis),
     }
     row = Engine.objects.filter(pk=engine.pk, state=engine.state, state__in=ACTIVE - {State.STOPPING}, cause_code="")

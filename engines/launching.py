@@ -1,4 +1,4 @@
-"""How engines come up: QUEUED -> PLACED -> PULLING (docker) -> STARTING -> LOADING.
+"""How engines come up: QUEUED -> PLACED -> PULLING (docker) -> FETCHING (a model of the hub) -> STARTING -> LOADING.
 
 Each step looks at the row, does one thing that can be repeated, and moves the row by compare-and-swap. So a step that
 was cut short by a `kill -9` is done again by whoever comes next, and a stop that arrives at any moment wins: the next
@@ -9,10 +9,11 @@ import logging
 import uuid
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.utils import timezone
 
-from engines import ending, hints, lifecycle, queueing, room, sleeping
+from engines import compile_cache, ending, fetching, hints, lifecycle, queueing, room, sleeping
 from engines.diagnosis import Diagnosis, diagnose, one_line
 from engines.errors import StartFailed
 from engines.launchers import choice
@@ -75,6 +76,7 @@ def launch_spec(engine: Engine) -> LaunchSpec:
         gpu_uuids=tuple(engine.gpu_leases.order_by("gpu__index").values_list("gpu__uuid", flat=True)),
         image=engine.image,
         model_dir=engine.model if engine.model.startswith("/") else None,
+        compile_cache=compile_cache.folder_of(engine),
     )
 
 
@@ -91,12 +93,14 @@ def _step(engine: Engine) -> bool:
         State.QUEUED: _place,
         State.PLACED: _leave_placed,
         State.PULLING: _pull,
+        State.FETCHING: _fetch,
         State.STARTING: _start,
     }
     step = steps.get(engine.state)
     if step is None:
         return False
-    if engine.deadline_at and timezone.now() > engine.deadline_at:
+    # A download goes on without anybody who looks, so it is looked at before it is judged.
+    if engine.state != State.FETCHING and engine.deadline_at and timezone.now() > engine.deadline_at:
         ending.fail(engine, _too_late(engine))
         return False
     return step(engine)
@@ -169,12 +173,21 @@ def _others_are_before(engine: Engine, usable: int) -> bool:
 
 def _leave_placed(engine: Engine) -> bool:
     config, now = get_config(), timezone.now()
-    new, seconds = State.STARTING, config.start_timeout_seconds
-    if engine.launcher == "docker":
-        new, seconds = State.PULLING, config.pull_timeout_seconds
     # From here on what is started does not depend on settings that may change before it runs.
     columns = {"sleep_level": sleeping.level_for(engine), "slept_at": None}
-    return lifecycle.move(engine, State.PLACED, new, now, deadline_at=_in(now, seconds), **columns)
+    if engine.launcher == "docker":
+        deadline = _in(now, config.pull_timeout_seconds)
+        return lifecycle.move(engine, State.PLACED, State.PULLING, now, deadline_at=deadline, **columns)
+    return _fetch_or_start(engine, State.PLACED, **columns)
+
+
+def _fetch_or_start(engine: Engine, old: State, **columns: Any) -> bool:
+    config, now = get_config(), timezone.now()
+    if fetching.is_the_portals(engine):
+        deadline = _in(now, config.download_stall_seconds)
+        return lifecycle.move(engine, old, State.FETCHING, now, deadline_at=deadline, **columns)
+    deadline = _in(now, config.start_timeout_seconds)
+    return lifecycle.move(engine, old, State.STARTING, now, deadline_at=deadline, **columns)
 
 
 def _pull(engine: Engine) -> bool:
@@ -193,9 +206,24 @@ def _pull(engine: Engine) -> bool:
     except OperatorError as error:
         _note(engine, error)
         return False
+    return _fetch_or_start(engine, State.PULLING)
+
+
+def _fetch(engine: Engine) -> bool:
+    """Looks at the download, and waits for nothing: whoever comes next looks again."""
+    try:
+        seen = fetching.look(engine, timezone.now())
+    except OperatorError as error:
+        logger.warning("the model of engine %s is not fetched: %s", engine.name, error)
+        seen = True  # the start has the same trouble, and a deadline for it
+    if isinstance(seen, Diagnosis):
+        ending.fail(engine, seen)
+        return False
+    if not seen:
+        return False
     now = timezone.now()
-    deadline = _in(now, get_config().start_timeout_seconds)
-    return lifecycle.move(engine, State.PULLING, State.STARTING, now, deadline_at=deadline)
+    columns = {"deadline_at": _in(now, get_config().start_timeout_seconds), "download": fetching.end_of(engine, now)}
+    return lifecycle.move(engine, State.FETCHING, State.STARTING, now, **columns)
 
 
 def _start(engine: Engine) -> bool:
@@ -207,6 +235,7 @@ def _start(engine: Engine) -> bool:
             return False
         try:
             launcher = choice.launcher(engine.launcher)
+            compile_cache.make(engine)
             seen = launcher.start(launch_spec(engine))
             if seen.status is Status.RUNNING:
                 _started(engine, seen)

@@ -182,6 +182,7 @@ def wake(engine: Engine, now: datetime, by: str) -> bool:
         missed_checks=0,
         sleep_level=0,
         phases=[],
+        download=None,
         probe_prompt_tokens=0,
         probe_generated_tokens=0,
         **_UNTOLD,
@@ -247,5 +248,15 @@ def progress(engine: Engine, now: datetime, detail: str, log_size: int | None = 
     if all(getattr(engine, name) == value for name, value in values.items()):
         return
     Engine.objects.filter(pk=engine.pk, state=engine.state, state__in=GROWING).update(**values)
+    for name, value in values.items():
+        setattr(engine, name, value)
+
+
+def downloading(engine: Engine, now: datetime, download: dict[str, Any], detail: str, grew: bool) -> None:
+    """An engine whose model is downloaded shows how far it is; bytes that came (`grew`) move its deadline."""
+    values: dict[str, Any] = {"download": download, "detail": detail[:300]}
+    if grew:
+        values["deadline_at"] = now + timedelta(seconds=get_config().download_stall_seconds)
+    Engine.objects.filter(pk=engine.pk, state=State.FETCHING).update(**values)
     for name, value in values.items():
         setattr(engine, name, value)

@@ -102,6 +102,9 @@ class Engine(models.Model):
     change = models.JSONField(
         null=True, blank=True, editable=False, help_text="Options that may cure it; {}: as it is; null: none."
     )
+    download = models.JSONField(
+        null=True, blank=True, editable=False, help_text="Of engines.fetching; null: the portal downloaded nothing."
+    )
     phases = models.JSONField(default=list, blank=True, editable=False, help_text="Of engines.timeline.")
 
     # What the launcher and the engine told

@@ -1,7 +1,7 @@
 """Compares rows with what really runs and finishes what is unfinished. The whole truth is in the rows, so it may run as
 often as it likes, twice at once, after a crash, and with every hint lost.
 
-QUEUED … STARTING   launch again, the oldest first
+QUEUED … STARTING   launch again, the oldest first; a download is looked at
 LOADING … UNHEALTHY look, and judge
 SLEEPING, WAKING    the same, and go on with what was begun
 STOPPING            end it again
@@ -24,7 +24,7 @@ from typing import Any
 from django.db import connection
 from django.utils import timezone
 
-from engines import checking, ending, gauges, gpus, launching, lifecycle, sleeping, strays, terms
+from engines import checking, ending, fetching, gauges, gpus, launching, lifecycle, sleeping, strays, terms
 from engines.models import Engine
 from engines.states import COMING_UP, RESTING, Desired, State
 
@@ -62,6 +62,7 @@ def reconcile(now: datetime) -> None:
         if engine.state in RESTING and (engine.slept_at is None or engine.state == State.WAKING):
             see_to_sleep(engine.pk)
     _look_at([engine for engine in rows if engine.state in checking.RUNS and engine.desired == Desired.RUN], now)
+    fetching.sweep()
     strays.sweep()
 
 
@@ -92,6 +93,7 @@ def stop_all(timeout_s: float) -> bool:
         for engine_id in left:
             _run_apart("stop", ending.stop, engine_id)
         time.sleep(LOOK_SECONDS)
+    fetching.sweep()
     return True
 
 

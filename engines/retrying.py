@@ -42,7 +42,20 @@ def form(engine: Engine, given: dict[str, Any]) -> dict[str, Any]:
     return body
 
 
+def advice_for(engine: Engine, diagnosis: Diagnosis) -> str:
+    """The diagnosis' advice; before it what `change_for` offers to an engine that had a share of its GPU."""
+    if diagnosis.change is None and _wants_the_whole_gpu(engine, diagnosis.code):
+        return f"Start it without GPU_MEMORY_UTILIZATION, so that all of its GPU is its own. Or: {diagnosis.advice}"
+    return diagnosis.advice
+
+
+def _wants_the_whole_gpu(engine: Engine, code: str) -> bool:
+    return code in _NEEDS_MORE_GPUS and engine.gpu_memory_utilization is not None
+
+
 def _other_size(engine: Engine, code: str) -> Change | None:
+    if _wants_the_whole_gpu(engine, code):
+        return {"gpu_memory_utilization": None}
     size = engine.tensor_parallel_size
     if code in _NEEDS_MORE_GPUS and size * 2 <= Gpu.objects.filter(present=True).count():
         return {"tensor_parallel_size": size * 2}

@@ -15,6 +15,7 @@ from django.db.models import Q
 
 from engines import timeline as logs
 from engines.diagnosis import one_line
+from engines.downloads import told as downloads
 from engines.models import Engine
 from engines.states import COMING_UP, State
 
@@ -22,6 +23,7 @@ _OF_STATES = {
     State.QUEUED: "queue",
     State.PLACED: "queue",
     State.PULLING: "pull",
+    State.FETCHING: "download",
     State.STARTING: "start",
     State.LOADING: "boot",
     State.READY: "ready",
@@ -63,7 +65,7 @@ def timeline(engine: Engine) -> list[Step]:
             end = event.at
             break
         if not steps or steps[-1].phase != phase:
-            steps.append(Step(phase, event.at, detail=event.message if phase == "pull" else ""))
+            steps.append(Step(phase, event.at, detail=_detail(engine, phase, event.message)))
         if phase == "boot":
             steps += [Step(name, event.at + timedelta(seconds=at), detail=words) for name, at, words in engine.phases]
         if phase == "ready":
@@ -73,6 +75,12 @@ def timeline(engine: Engine) -> list[Step]:
     if end is not None and steps:
         steps[-1].duration_s = max(0.0, round((end - steps[-1].started_at).total_seconds(), 1))
     return steps
+
+
+def _detail(engine: Engine, phase: str, message: str) -> str:
+    if phase == "download" and (seen := downloads.of(engine.download)):
+        return seen.told
+    return message if phase == "pull" else ""
 
 
 def eta_s(engine: Engine, now: datetime) -> float | None:
@@ -104,11 +112,20 @@ def _left_s(engine: Engine, alike: list[Engine], now: datetime) -> float | None:
     if not steps:
         return None
     here = steps[-1]
-    starts = [timeline(one) for one in alike if one.pk != engine.pk][:_EARLIER]
-    took = [left for start in starts if (left := _from(start, here.phase)) is not None]
+    earlier = [timeline(one) for one in alike if one.pk != engine.pk][:_EARLIER]
+    if engine.state == State.FETCHING:
+        return _after_download(engine, earlier)
+    took = [left for start in earlier if (left := _from(start, here.phase)) is not None]
     if not took:
         return None
     return max(0.0, round(median(took) - (now - here.started_at).total_seconds(), 1))
+
+
+def _after_download(engine: Engine, earlier: list[list[Step]]) -> float | None:
+    """A download's own speed says more than earlier ones; what comes then they know."""
+    seen = downloads.of(engine.download)
+    took = [left for start in earlier if (left := _from(start, "start")) is not None]
+    return round(seen.eta_s + median(took), 1) if took and seen and seen.eta_s is not None else None
 
 
 def _from(start: list[Step], phase: str) -> float | None:

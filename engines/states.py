@@ -1,15 +1,16 @@
 """The states of an engine, as a table. Pure: no database, no clock.
 
-    QUEUED -> PLACED -> PULLING -> STARTING -> LOADING -> READY <-> UNHEALTHY
-       ^                            idle: READY -> SLEEPING -> WAKING -> READY
-       |                            idle: READY, SLEEPING -> STOPPING -> ASLEEP
-       +----------------- a request, or its owner ------------+
+    QUEUED -> PLACED -> PULLING -> FETCHING -> STARTING -> LOADING -> READY <-> UNHEALTHY
+       ^                                        idle: READY -> SLEEPING -> WAKING -> READY
+       |                                        idle: READY, SLEEPING -> STOPPING -> ASLEEP
+       +--------------------- a request, or its owner --------------------+
        any state that is not final --> STOPPING -> STOPPED
        any state that is not final --> FAILED (with a cause)
 
 QUEUED     accepted; waits for a worker, and for free GPUs
 PLACED     its GPUs are leased
-PULLING    the image is being fetched
+PULLING    the image is being fetched, for a container
+FETCHING   the model is being fetched, where the portal does that and it is not there
 STARTING   the container or process is being made
 LOADING    it runs; vLLM loads the model and does not answer yet
 READY      it gave a real answer of one token; the only state that gets requests
@@ -29,6 +30,7 @@ class State(models.TextChoices):
     QUEUED = "QUEUED"
     PLACED = "PLACED"
     PULLING = "PULLING"
+    FETCHING = "FETCHING"
     STARTING = "STARTING"
     LOADING = "LOADING"
     READY = "READY"
@@ -53,15 +55,16 @@ AWAKE = ACTIVE - {State.ASLEEP}
 RESTING = frozenset({State.SLEEPING, State.WAKING})
 # A container or process may exist in these.
 TANGIBLE = frozenset({State.STARTING, State.LOADING, State.READY, State.UNHEALTHY, State.STOPPING}) | RESTING
-COMING_UP = frozenset({State.QUEUED, State.PLACED, State.PULLING, State.STARTING, State.LOADING})
+COMING_UP = frozenset({State.QUEUED, State.PLACED, State.PULLING, State.FETCHING, State.STARTING, State.LOADING})
 GROWING = COMING_UP | {State.WAKING}
 """Takes memory of its GPUs, or measures it: on each GPU one at a time."""
 SERVING = frozenset({State.READY})
 
 _FORWARD = {
     State.QUEUED: {State.PLACED},
-    State.PLACED: {State.PULLING, State.STARTING},
-    State.PULLING: {State.STARTING},
+    State.PLACED: {State.PULLING, State.FETCHING, State.STARTING},
+    State.PULLING: {State.FETCHING, State.STARTING},
+    State.FETCHING: {State.STARTING},
     State.STARTING: {State.LOADING},
     State.LOADING: {State.READY},
     State.READY: {State.UNHEALTHY, State.SLEEPING},

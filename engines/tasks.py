@@ -5,7 +5,7 @@ import uuid
 from celery import shared_task
 from django.utils import timezone
 
-from engines import checking, ending, hints, idempotency, launching, leaving, old_logs
+from engines import checking, compile_cache, ending, fetching, hints, idempotency, launching, leaving, old_logs
 from engines import reconcile as reconciling
 from engines.launchers.choice import log_dir
 from vllm_portal.config import get_config
@@ -46,7 +46,10 @@ def forget_start_keys() -> None:
 
 @shared_task
 def delete_old_logs() -> None:
-    """What `engine_log_days` says."""
+    """What `engine_log_days` says; with them what was compiled and is not used any more, and lists of files that nobody
+    asks for."""
+    fetching.forget_old(timezone.now())
+    compile_cache.delete_old(timezone.now())
     days = get_config().engine_log_days
     if days is not None:
         old_logs.delete_older_than(log_dir(), days, timezone.now())

@@ -12,6 +12,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from engines import gauges, queueing, sharing, starts, terms
+from engines.downloads import told as downloads
 from engines.models import Engine
 from engines.preflight import Order
 from engines.serializers import (
@@ -153,6 +154,18 @@ class StepSerializer(serializers.Serializer):
     detail = serializers.CharField()
 
 
+class DownloadSerializer(serializers.Serializer):
+    """How far the download of an engine's model is, or how it was. Engines of one model share it, and what was there
+    before counts."""
+
+    bytes_done = serializers.IntegerField()
+    bytes_total = serializers.IntegerField(help_text="0: not known yet.")
+    percent = serializers.IntegerField(allow_null=True)
+    bytes_per_s = serializers.FloatField(help_text="Over the last ten seconds; when it is over, over all of it.")
+    eta_s = serializers.FloatField(allow_null=True, help_text="Seconds until it is there; null: not known.")
+    trouble = serializers.CharField(help_text="Why it does not go on now; empty: it does.")
+
+
 class GaugesSerializer(serializers.Serializer):
     """How busy an engine was at the last look, a few seconds ago. Rates are null at the first look."""
 
@@ -182,6 +195,7 @@ class EngineResourceSerializer(serializers.ModelSerializer):
     eta_s = serializers.SerializerMethodField(
         help_text="Seconds until it is ready, from earlier starts; null: unknown."
     )
+    download = serializers.SerializerMethodField(help_text="null: the portal downloaded nothing for it.")
     queue = serializers.SerializerMethodField(help_text="null: it waits for no GPU and no slot.")
     idle_since = serializers.SerializerMethodField(help_text="Its last request's end; null: not READY nor SLEEPING.")
     sleep_at = serializers.SerializerMethodField(
@@ -199,9 +213,9 @@ class EngineResourceSerializer(serializers.ModelSerializer):
             "id", "name", "model", "revision", "state", "state_since", "detail", "cause_code", "cause", "advice",
             "change", "owner", "shared", "shared_users", "shared_groups", "endpoint", "task", "max_model_len",
             "tensor_parallel_size", "seed", "tokenizer", "quantization", "gpu_memory_utilization", "launcher", "device",
-            "image", "container_id", "created_at", "ready_at", "ended_at", "timeline", "eta_s", "live", "lease_ends_at",
-            "idle_minutes", "sleep_minutes", "sleep_level", "keep_until", "wakes", "idle_since", "sleep_at",
-            "idle_stop_at", "queue",
+            "image", "container_id", "created_at", "ready_at", "ended_at", "timeline", "eta_s", "download", "live",
+            "lease_ends_at", "idle_minutes", "sleep_minutes", "sleep_level", "keep_until", "wakes", "idle_since",
+            "sleep_at", "idle_stop_at", "queue",
         ]  # fmt: skip
 
     def get_max_model_len(self, engine: Engine) -> int | None:
@@ -235,6 +249,11 @@ class EngineResourceSerializer(serializers.ModelSerializer):
     @extend_schema_field(StepSerializer(many=True))
     def get_timeline(self, engine: Engine) -> Any:
         return StepSerializer(starts.timeline(engine), many=True).data
+
+    @extend_schema_field(DownloadSerializer(allow_null=True))
+    def get_download(self, engine: Engine) -> Any:
+        seen = downloads.of(engine.download)
+        return None if seen is None else DownloadSerializer(seen).data
 
     @extend_schema_field(GaugesSerializer(allow_null=True))
     def get_live(self, engine: Engine) -> Any:

@@ -11,6 +11,7 @@ QUANTIZATION = re.compile(r"[A-Za-z][\w-]{0,39}\Z", re.ASCII)
 MAX_MODEL_LEN = 2**27
 MAX_SEED = 2**32 - 1
 CONTAINER_HF_CACHE = "/root/.cache/huggingface"
+CONTAINER_COMPILE_CACHE = "/var/cache/vllm-portal"
 
 
 @dataclass(frozen=True)
@@ -102,3 +103,14 @@ def build_env(options: EngineOptions, host: HostOptions) -> dict[str, str]:
     if options.sleeps:
         env["VLLM_SERVER_DEV_MODE"] = "1"  # else it has no such routes
     return env | dict(host.extra_env)
+
+
+def compile_cache_env(folder: str) -> dict[str, str]:
+    """Where vLLM 0.32 and what it stands on put what they compile; what is not named here lies below the first."""
+    return {
+        "VLLM_CACHE_ROOT": f"{folder}/vllm",  # torch.compile's graphs, and DeepGEMM's kernels
+        "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor",
+        "TRITON_CACHE_DIR": f"{folder}/triton",
+        "FLASHINFER_WORKSPACE_BASE": f"{folder}/flashinfer",
+        "CUDA_CACHE_PATH": f"{folder}/cuda",
+    }

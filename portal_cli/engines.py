@@ -18,10 +18,12 @@ from portal_cli.screen import Screen, ago, clean
 PATH = "/api/v1/engines"
 ENDED = ("STOPPED", "FAILED")
 RUNNING = (
-    "QUEUED", "PLACED", "PULLING", "STARTING", "LOADING", "READY", "UNHEALTHY", "SLEEPING", "WAKING", "STOPPING",
-    "ASLEEP",
-)  # fmt: skip
+    *("QUEUED", "PLACED", "PULLING", "FETCHING", "STARTING", "LOADING"),
+    *("READY", "UNHEALTHY", "SLEEPING", "WAKING", "STOPPING", "ASLEEP"),
+)
 _LOOK_AGAIN_S = 1.0
+_TELL_AGAIN_S = 10.0
+"""Between two lines of a file about the same state: a download says something new all the time."""
 
 Engine = dict[str, Any]
 
@@ -124,16 +126,18 @@ def named(portal: Portal, name: str) -> Engine:
 def _wait(portal: Portal, engine: Engine, screen: Screen, is_there: Callable[[str], bool], timeout_s: float) -> Engine:
     """Until `is_there(state)` or its end, telling each step. Raises Failure when the time is over."""
     deadline = time.monotonic() + timeout_s
-    began, told = time.monotonic(), ""
+    began, told, told_at = time.monotonic(), "", -_TELL_AGAIN_S
     spinner = screen.err.status("") if screen.is_live else nullcontext()
     with spinner as status:
         while True:
             step = f"{engine['state']}  {engine['detail'] or ''}".rstrip()
             if status is not None:
                 status.update(Text(clean(f"{engine['name']}  {step}  ({time.monotonic() - began:.0f} s)")))
-            elif step != told:
+            elif step != told and (
+                engine["state"] != told.partition(" ")[0] or time.monotonic() - told_at > _TELL_AGAIN_S
+            ):
                 screen.note(step)
-            told = step
+                told, told_at = step, time.monotonic()
             if is_there(engine["state"]) or engine["state"] in ENDED:
                 return engine
             if time.monotonic() > deadline:

@@ -90,7 +90,14 @@ class Config(BaseSettings):
     )
     hf_check: bool = Field(True, description="Ask the hub about model and token before a start.")
     hf_check_timeout_s: float = Field(4.0, gt=0, description="Seconds the hub may take to answer that question.")
+    hf_download: bool = Field(True, description="The portal downloads a model before its engine starts, where it can.")
+    download_stall_seconds: int = Field(
+        600, ge=1, description="A download without a new byte for this long has failed."
+    )
     hf_offline: bool = Field(False, description="Engines use only models already in the cache (HF_HUB_OFFLINE=1).")
+    compile_cache: bool = Field(True, description="Keep what engines compile, for the same owner's and image's next.")
+    compile_cache_days: int | None = Field(30, ge=1, description="Unused for so long it is deleted; null: never.")
+    compile_cache_gib: int | None = Field(50, ge=1, description="Most that all of it takes together; null: any.")
     allowed_model_roots: PathList = Field([], description="Folders below which a local model directory may be started.")
     trust_remote_code: bool = Field(
         False, description="Start engines with --trust-remote-code (runs the model's code)."

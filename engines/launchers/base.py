@@ -32,6 +32,8 @@ class LaunchSpec:
     image: str = ""
     model_dir: str | None = None
     """A local model directory, to be mounted read-only at the same path."""
+    compile_cache: str | None = None
+    """A folder of this machine where what is compiled stays, of this owner and image alone."""
 
 
 class Status(Enum):

@@ -40,6 +40,15 @@ def launcher(name: str) -> Launcher:
     return makers[name]()
 
 
+def is_here(name: str) -> bool:
+    """Whether the folders of this machine are those that engines see. False: a Docker daemon elsewhere, or one whose
+    Hugging Face cache is a volume, as where the portal is a container itself."""
+    if name != "docker":
+        return True
+    far = environment().get("DOCKER_HOST", "").startswith(("tcp:", "ssh:", "http"))
+    return not far and cache_folder(get_config().hf_cache_dir) is not None
+
+
 def log_dir() -> Path:
     """Where the logs of engines that are gone are kept. May not be there yet."""
     return get_config().data_dir / "engine-logs"

@@ -13,7 +13,7 @@ from typing import Any
 
 from engines.errors import StartFailed
 from engines.launchers.base import LaunchSpec
-from engines.vllm_command import CONTAINER_HF_CACHE
+from engines.vllm_command import CONTAINER_COMPILE_CACHE, CONTAINER_HF_CACHE, compile_cache_env
 
 PORT = 8000
 PORT_KEY = f"{PORT}/tcp"
@@ -66,11 +66,16 @@ def size(text: str) -> int:
 
 def container_config(spec: LaunchSpec, settings: DockerSettings) -> dict[str, Any]:
     """The body for POST /containers/create. Raises StartFailed for a setting that Docker could not use."""
-    environment = spec.env | {
-        "VLLM_API_KEY": spec.engine_key,
-        # Only the path: what is in the environment, `docker inspect` shows.
-        "HF_TOKEN_PATH": TOKEN_PATH,
-    }
+    compiled = compile_cache_env(CONTAINER_COMPILE_CACHE) if spec.compile_cache else {}
+    environment = (
+        compiled
+        | spec.env
+        | {
+            "VLLM_API_KEY": spec.engine_key,
+            # Only the path: what is in the environment, `docker inspect` shows.
+            "HF_TOKEN_PATH": TOKEN_PATH,
+        }
+    )
     return {
         "Image": spec.image,
         "Cmd": [*spec.argv, "--host", "0.0.0.0", "--port", str(PORT)],  # noqa: S104 (the container's own)
@@ -124,7 +129,7 @@ def _gpus(spec: LaunchSpec) -> dict[str, Any]:
 
 
 def _folders(spec: LaunchSpec, settings: DockerSettings) -> dict[str, Any]:
-    """The Hugging Face cache and a local model.
+    """The Hugging Face cache, a local model, and what was compiled before.
 
     Of a cache folder only the models: the operator's own token lies beside them. A cache or model of another user
     than root needs DAC_OVERRIDE, which root in a container otherwise has by default.
@@ -136,7 +141,11 @@ def _folders(spec: LaunchSpec, settings: DockerSettings) -> dict[str, Any]:
         raise StartFailed("bad_setting", f"Docker cannot use a cache folder with a colon in its name: {folder}")
     else:
         binds = [f"{folder}/hub:{CONTAINER_HF_CACHE}/hub"]
+    if spec.compile_cache:
+        binds.append(f"{spec.compile_cache}:{CONTAINER_COMPILE_CACHE}")  # made by Docker where it has just gone
     mounts = []
     if spec.model_dir:
         mounts.append({"Type": "bind", "Source": spec.model_dir, "Target": spec.model_dir, "ReadOnly": True})
-    return {"Binds": binds, "Mounts": mounts} | ({"CapAdd": ["DAC_OVERRIDE"]} if folder or mounts else {})
+    return {"Binds": binds, "Mounts": mounts} | (
+        {"CapAdd": ["DAC_OVERRIDE"]} if folder or mounts or spec.compile_cache else {}
+    )

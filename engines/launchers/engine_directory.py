@@ -10,15 +10,12 @@
 No secret is in meta.json. Everything is readable by the portal's own user alone.
 """
 
-import contextlib
-import fcntl
 import json
 import os
-import secrets
-import shutil
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from engines.locked_folder import LockedFolder
 
 
 @dataclass(frozen=True)
@@ -30,59 +27,13 @@ class Meta:
     port: int
 
 
-class EngineDirectory:
-    """A view of the directory; nothing is kept in memory, other processes change it at any time.
-
-    Reading never fails because something is not there or half made: it is None then.
-    """
+class EngineDirectory(LockedFolder):
+    """Reading never fails because something is not there or half made: it is None then."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        super().__init__(path)
         self.log = path / "engine.log"
         self.token = path / "hf_token"
-
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[int | None]:
-        """Takes the lock for the block, without waiting: the descriptor, or None when somebody else has it or the
-        directory is gone. A child that inherits the descriptor keeps the lock after the block."""
-        try:
-            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        except FileNotFoundError:
-            yield None
-            return
-        try:
-            yield descriptor if self._lock(descriptor) else None
-        finally:
-            os.close(descriptor)
-
-    def _lock(self, descriptor: int) -> bool:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The file may have been thrown away between the open and the lock; such a lock says nothing.
-            return self._is_current(descriptor)
-        except BlockingIOError:
-            return False
-
-    def _is_current(self, descriptor: int) -> bool:
-        try:
-            return os.path.samestat(os.fstat(descriptor), (self.path / "lock").stat())
-        except FileNotFoundError:
-            return False
-
-    def is_locked(self) -> bool:
-        """Whether a starter or something of the engine lives. Looks by a shared lock, so that two who look at once
-        do not see each other."""
-        try:
-            descriptor = os.open(self.path / "lock", os.O_RDONLY)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(descriptor)
-        return False
 
     def meta(self) -> Meta | None:
         try:
@@ -112,9 +63,3 @@ class EngineDirectory:
             return int((self.path / name).read_text())
         except (OSError, ValueError):
             return None
-
-    def remove(self) -> None:
-        """At once for all who look: first it has another name, with a leading dot, then it is deleted."""
-        doomed = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}")
-        self.path.rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)

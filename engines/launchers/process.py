@@ -24,6 +24,7 @@ from engines.launchers.engine_directory import EngineDirectory, Meta
 from engines.launchers.ports import free_port
 from engines.launchers.processes import processes_of, signal_groups, signal_process
 from engines.launchers.visible_gpus import visible_gpus
+from engines.vllm_command import compile_cache_env
 
 CHILD = Path(__file__).with_name("child.sh")
 HOST = "127.0.0.1"
@@ -241,7 +242,8 @@ class ProcessLauncher:
             # Also without a token: the portal's user may have one of their own, which is not for engines.
             "HF_TOKEN_PATH": str(directory.token),
         }
-        return inherited | dict(self._settings.environment) | spec.env | visible_gpus(spec, inherited) | own
+        compiled = compile_cache_env(spec.compile_cache) if spec.compile_cache else {}
+        return inherited | compiled | dict(self._settings.environment) | spec.env | visible_gpus(spec, inherited) | own
 
     def _observe(self, directory: EngineDirectory) -> Observation:
         """The order of the looks matters: whoever wrote a pid held the lock, so a pid and then a free lock is an end,

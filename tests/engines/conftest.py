@@ -60,8 +60,12 @@ def engine_in(people):
         engine = lifecycle.request_start(owner or people["alice"], NOW, **columns)
         ended = {State.STOPPING, State.STOPPED, State.FAILED}
         slept = state is State.ASLEEP
+        fetches = {State.PULLING, State.FETCHING}
         further = state in ended or slept or state in _FURTHER
-        way = [*_WAY, *_FURTHER.get(state, [])] if further else _WAY[: _WAY.index(state) + 1]
+        if state in fetches:
+            way = [*_WAY[:2], state]
+        else:
+            way = [*_WAY, *_FURTHER.get(state, [])] if further else _WAY[: _WAY.index(state) + 1]
         if State.PLACED in way:
             assert lifecycle.place(engine, [], NOW)
         for old, new in pairwise(way[1:]):

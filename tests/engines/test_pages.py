@@ -35,10 +35,7 @@ def text(answer, status: int = 200) -> str:
 
 @pytest.mark.parametrize("state", list(State))
 def test_a_card_tells_each_state_by_word_colour_and_shape(browser_of, alice, engine_in, state):
-    if state is State.PULLING:
-        Engine.objects.filter(pk=engine_in(State.QUEUED).pk).update(state=State.PULLING)
-    else:
-        engine_in(state)
+    engine_in(state)
     page = text(browser_of(alice).get("/"))
     assert cards.WORDS[state] in page
     assert f"engine-{state}" in page
@@ -104,8 +101,11 @@ def test_a_start_is_measured_by_earlier_ones_of_its_model(alice, engine_in):
     assert (at(15).usual_s, at(15).seconds, at(15).left_s) == (40, 15, 25)
     assert at(41).left_s is None
     assert [(phase.name, phase.done, phase.now) for phase in at(1).phases][-1] == ("loading", False, True)
-    assert [phase.name for phase in cards.phases(State.LOADING, "docker")][1] == "fetching the image"
     assert "fetching the image" not in [phase.name for phase in at(1).phases]
+    container = Engine(state=State.LOADING, launcher="docker")
+    assert [phase.name for phase in cards.phases(container)][1:3] == ["fetching the image", "starting"]
+    container.download = {"bytes_done": 1}
+    assert [phase.name for phase in cards.phases(container)][1:3] == ["fetching the image", "downloading the model"]
     assert cards.card(engine_in(State.LOADING, model="acme/other"), alice, NOW).usual_s is None
 
 

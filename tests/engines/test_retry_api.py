@@ -7,7 +7,7 @@ import pytest
 from engines import ending
 from engines.diagnosis import Diagnosis
 from engines.models import Engine, Gpu
-from engines.retrying import change_for
+from engines.retrying import advice_for, change_for
 from engines.states import State
 from vllm_portal.encryption import encrypt
 
@@ -32,6 +32,16 @@ def failed(engine_in):
         return engine
 
     return make
+
+
+def make_gpus(count):
+    for index in range(count):
+        Gpu.objects.create(uuid=f"GPU-{index}", index=index, name="H200", memory_bytes=1, seen_at=NOW)
+
+
+@pytest.fixture
+def two_gpus(db):
+    make_gpus(2)
 
 
 def retry(client, engine, body=None, **headers):
@@ -140,10 +150,31 @@ def test_the_change_is_told_with_the_cause(api, engine_in):
     ],
 )
 def test_what_may_cure_it_is_something_else_than_it_was(engine_in, code, change, size, gpus, expected):
-    for index in range(gpus):
-        Gpu.objects.create(uuid=f"GPU-{index}", index=index, name="H200", memory_bytes=1, seen_at=NOW)
+    make_gpus(gpus)
     engine = engine_in(State.LOADING, tensor_parallel_size=size)
     assert change_for(engine, Diagnosis(code, "", "", change)) == expected
+
+
+@pytest.mark.parametrize(
+    "code", ["weights_too_large", "gpu_out_of_memory", "warm_up_out_of_memory", "kv_cache_too_small"]
+)
+def test_who_had_a_share_of_a_gpu_is_offered_all_of_it_before_more_of_them(api, engine_in, two_gpus, code):
+    engine = engine_in(State.LOADING, device="cuda", gpu_memory_utilization=0.3, launcher="simulator")
+    assert ending.fail(engine, Diagnosis(code, "Too large.", "Take more GPUs."))
+    engine.refresh_from_db()
+    assert engine.change == {"gpu_memory_utilization": None}
+    assert engine.advice.startswith("Start it without GPU_MEMORY_UTILIZATION")
+    assert retry(api(), engine).status_code == 202
+    again = newest()
+    assert (again.gpu_memory_utilization, again.tensor_parallel_size) == (None, 1)
+    assert change_for(again, Diagnosis(code, "", "")) == {"tensor_parallel_size": 2}
+
+
+def test_a_length_that_fits_its_share_goes_before_all_of_the_gpu(engine_in, two_gpus):
+    engine = engine_in(State.LOADING, device="cuda", gpu_memory_utilization=0.3, launcher="simulator")
+    diagnosis = Diagnosis("kv_cache_too_small", "", "Less.", {"max_model_len": 256})
+    assert change_for(engine, diagnosis) == {"max_model_len": 256}
+    assert advice_for(engine, diagnosis) == "Less."
 
 
 def test_an_engine_that_was_stopped_names_no_change(engine_in):

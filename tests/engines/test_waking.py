@@ -61,7 +61,7 @@ class TestFallingAsleep:
         Engine.objects.filter(pk=engine.pk).update(desired=Desired.STOP)  # its asker died here
         assert not rest(engine)
 
-    @pytest.mark.parametrize("state", sorted(set(State) - {State.READY, State.SLEEPING, State.PULLING}))
+    @pytest.mark.parametrize("state", sorted(set(State) - {State.READY, State.SLEEPING}))
     def test_only_one_that_is_ready_does(self, engine_in, state):
         assert not rest(engine_in(state))
 
@@ -148,7 +148,7 @@ class TestWaking:
         engine.refresh_from_db()
         assert engine.generation == 2
 
-    @pytest.mark.parametrize("state", sorted(set(State) - {State.ASLEEP, State.SLEEPING, State.PULLING}))
+    @pytest.mark.parametrize("state", sorted(set(State) - {State.ASLEEP, State.SLEEPING}))
     def test_no_other_is_woken(self, engine_in, state):
         engine = engine_in(state)
         assert not waking.wake(engine, "alice")
