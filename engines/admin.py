@@ -10,6 +10,8 @@ from unfold.admin import ModelAdmin, TabularInline
 
 from engines import starting, terminating
 from engines.models import Engine, EngineEvent, Gpu, GpuLease, StartMeasure
+from engines.recipe_models import Recipe
+from engines.recipes_admin import RecipeAdmin
 from engines.sharing_admin import SharingForm
 from engines.states import FINAL
 from vllm_portal.errors import CallerError
@@ -64,7 +66,8 @@ class EngineAdmin(ReadOnly, ModelAdmin):
                 )
             },
         ),
-        ("How it runs", {"fields": ("launcher", "device", "image", "container_name", "container_id", "task",
+        ("How it runs", {"fields": ("launcher", "device", "image", "image_digest", "vllm_version", "recipe",
+                                    "container_name", "container_id", "task",
                                     "served_max_model_len", "has_chat_template", "missed_checks",
                                     "probe_prompt_tokens", "probe_generated_tokens")}),
         ("When", {"fields": ("created_at", "ready_at", "ended_at")}),
@@ -154,6 +157,9 @@ class StartMeasureAdmin(ReadOnly, ModelAdmin):
     @admin.display(description="KV cache")
     def cache(self, measure: StartMeasure) -> str:
         return _gib(measure.cache_bytes)
+
+
+admin.site.register(Recipe, RecipeAdmin)
 
 
 def _gib(size: int | None) -> str:

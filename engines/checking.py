@@ -12,7 +12,7 @@ from datetime import timedelta
 from django.db.models import F
 from django.utils import timezone
 
-from engines import ending, engine_logs, gauges, health, lifecycle, starts
+from engines import ending, engine_logs, gauges, health, lifecycle, recipes, starts
 from engines.diagnosis import Diagnosis, diagnose, one_line, stalled
 from engines.fit import measures
 from engines.launchers import choice
@@ -163,11 +163,14 @@ def _became_ready(engine: Engine, proof: health.Proof) -> None:
         task=proof.task,
         served_max_model_len=health.served_max_model_len(address),
         has_chat_template=proof.task == "generate" and health.has_chat_template(address),
+        vllm_version=health.vllm_version(address),
         probe_prompt_tokens=F("probe_prompt_tokens") + proof.prompt_tokens,
         probe_generated_tokens=F("probe_generated_tokens") + proof.generated_tokens,
     )
     if not ready:
         _count(engine, proof)
+        return
+    recipes.learn(engine)
 
 
 def _ready(look: _Look) -> None:

@@ -222,6 +222,7 @@ def _start(engine: Engine) -> bool:
 def _started(engine: Engine, seen: Observation) -> None:
     now = timezone.now()
     columns = {"container_id": seen.container_id, "host": seen.host, "port": seen.port}
+    columns["image_digest"] = seen.image_digest[:100]
     deadline = _in(now, get_config().load_stall_seconds)
     if lifecycle.move(engine, State.STARTING, State.LOADING, now, deadline_at=deadline, **columns):
         hints.check(engine.pk)

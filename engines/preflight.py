@@ -43,6 +43,10 @@ class Order:
     lease_hours: float | None = None
     idle_minutes: int | None = None
     wakes: bool = True
+    # Of a recipe alone; no client names these.
+    recipe: int | None = None
+    tokenizer_revision: str = ""
+    image: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def check_form(order: Order) -> Checked:
         raise FieldError("Model", "This field is required.")
     model = _repository_or_folder("Model", order.model)
     tokenizer = _repository_or_folder("TOKENIZER", order.tokenizer) if order.tokenizer else ""
-    tokenizer_revision = "main" if tokenizer and not tokenizer.startswith("/") else ""
+    tokenizer_revision = (order.tokenizer_revision or "main") if tokenizer and not tokenizer.startswith("/") else ""
     _check_tokenizer_is_mounted(launcher, model, tokenizer)
     _check_range("MAX_MODEL_LEN", order.max_model_len, 1, MAX_MODEL_LEN)
     _check_range("SEED", order.seed, 0, MAX_SEED)
@@ -101,7 +105,7 @@ def check_form(order: Order) -> Checked:
         tokenizer_revision=tokenizer_revision,
         launcher=launcher,
         device=device,
-        image=config.docker_image if launcher == "docker" else "",
+        image=(order.image or config.docker_image) if launcher == "docker" else "",
         hf_account="",
     )
 

@@ -14,6 +14,7 @@ from engines import hints, lifecycle, preflight, sharing, terms
 from engines.models import Engine
 from engines.placement import SLICES, slices_for
 from engines.preflight import Checked, Order
+from engines.start_options import kind_of
 from vllm_portal.config import get_config
 from vllm_portal.encryption import decrypt
 from vllm_portal.errors import CallerError
@@ -91,6 +92,9 @@ def refuse_too_many_gpus(owner: User, gpus: float) -> None:
 
 
 def _make(owner: User, order: Order, checked: Checked, **columns: Any) -> Engine:
+    named = ("model", "revision", "tokenizer", "tokenizer_revision", "launcher", "device", "image")
+    given = ("max_model_len", "tensor_parallel_size", "seed", "quantization", "gpu_memory_utilization")
+    asked = {name: getattr(checked, name) for name in named} | {name: getattr(order, name) for name in given}
     for attempt in range(_ATTEMPTS):
         try:
             with transaction.atomic():
@@ -101,18 +105,9 @@ def _make(owner: User, order: Order, checked: Checked, **columns: Any) -> Engine
                     name=engine_name(checked.model),
                     shared=order.shared,
                     hf_account=checked.hf_account,
-                    model=checked.model,
-                    revision=checked.revision,
-                    tokenizer_revision=checked.tokenizer_revision,
-                    max_model_len=order.max_model_len,
-                    tensor_parallel_size=order.tensor_parallel_size,
-                    seed=order.seed,
-                    tokenizer=checked.tokenizer,
-                    quantization=order.quantization,
-                    gpu_memory_utilization=order.gpu_memory_utilization,
-                    launcher=checked.launcher,
-                    device=checked.device,
-                    image=checked.image,
+                    recipe_id=order.recipe,
+                    kind=kind_of(asked),
+                    **asked,
                     **columns,
                 )
         except IntegrityError:  # the name is taken

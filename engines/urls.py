@@ -13,6 +13,7 @@ from engines.cached_models_v1 import CachedModelViewSet
 from engines.fit_api import FitView
 from engines.leaving_api import DeleteUserView, RemoveUserView
 from engines.nodes_v1 import NodeViewSet
+from engines.recipes_v1 import RecipeViewSet
 from engines.v1 import EngineViewSet
 from vllm_portal.rest import endpoint
 from vllm_portal.v1 import PREFIX, Router
@@ -24,6 +25,7 @@ router = Router()
 router.register("engines", EngineViewSet, "v1-engine")
 router.register("cached-models", CachedModelViewSet, "v1-cached-model")
 router.register("nodes", NodeViewSet, "v1-node")
+router.register("recipes", RecipeViewSet, "v1-recipe")
 
 urlpatterns = [
     endpoint("vllm_request/start", StartView.as_view(), "start"),

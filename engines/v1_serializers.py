@@ -11,7 +11,7 @@ from django_filters import rest_framework as filters
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from engines import gauges, queueing, sharing, starts, terms
+from engines import gauges, queueing, recipe_differences, sharing, starts, terms
 from engines.models import Engine
 from engines.preflight import Order
 from engines.serializers import (
@@ -183,6 +183,8 @@ class EngineResourceSerializer(serializers.ModelSerializer):
     live = serializers.SerializerMethodField(help_text="How busy it is; null: not ready, or it has not told lately.")
     shared_users = serializers.SerializerMethodField(help_text="null: not yours to know.")
     shared_groups = serializers.SerializerMethodField(help_text="null: not yours to know.")
+    recipe = serializers.SerializerMethodField(help_text="Name of the one that it was started from; null: none.")
+    warnings = serializers.SerializerMethodField(help_text="How it differs from that recipe.")
     endpoint = serializers.SerializerMethodField(help_text="For any OpenAI client, with the portal's own key.")
 
     class Meta:
@@ -192,7 +194,8 @@ class EngineResourceSerializer(serializers.ModelSerializer):
             "change", "owner", "shared", "shared_users", "shared_groups", "endpoint", "task", "max_model_len",
             "tensor_parallel_size", "seed", "tokenizer", "quantization", "gpu_memory_utilization", "launcher", "device",
             "image", "container_id", "created_at", "ready_at", "ended_at", "timeline", "eta_s", "live", "lease_ends_at",
-            "idle_minutes", "keep_until", "wakes", "idle_since", "idle_stop_at", "queue",
+            "idle_minutes", "keep_until", "wakes", "idle_since", "idle_stop_at", "queue", "image_digest",
+            "vllm_version", "recipe", "warnings",
         ]  # fmt: skip
 
     def get_max_model_len(self, engine: Engine) -> int | None:
@@ -217,8 +220,20 @@ class EngineResourceSerializer(serializers.ModelSerializer):
 
     def _told(self, engine: Engine, name: str) -> list[str] | None:
         """To who may change it."""
+        return sharing.names(engine)[name] if self._decides(engine) else None
+
+    def get_recipe(self, engine: Engine) -> str | None:
+        return engine.recipe.name if engine.recipe and self._decides(engine) else None
+
+    @extend_schema_field(serializers.ListField(child=serializers.CharField()))
+    def get_warnings(self, engine: Engine) -> list[str]:
+        today = self.context.setdefault("today", recipe_differences.Today())
+        return recipe_differences.of(engine, today) if self._decides(engine) else []
+
+    def _decides(self, engine: Engine) -> bool:
+        """Over its life: its owner, or an admin. What a recipe says others need not know."""
         user = self.context["request"].user
-        return sharing.names(engine)[name] if user.is_admin or user.pk == engine.owner_id else None
+        return user.is_admin or user.pk == engine.owner_id
 
     @extend_schema_field(StepSerializer(many=True))
     def get_timeline(self, engine: Engine) -> Any:

@@ -52,6 +52,8 @@ class Observation:
     host: str = ""
     port: int | None = None
     """host and port: where the engine listens, or will once it has loaded. Set while RUNNING."""
+    image_digest: str = ""
+    """Docker's id of the image that it was made of; "": there is none."""
     exit_code: int | None = None
     """None: not known. 0 is no proof of a clean end: a killed vLLM worker gives 0 too."""
     oom_killed: bool = False
