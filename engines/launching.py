@@ -1,4 +1,4 @@
-"""How engines come up: QUEUED -> PLACED -> PULLING (docker) -> STARTING -> LOADING.
+"""How engines come up: QUEUED -> PLACED -> PULLING (docker, adapters) -> STARTING -> LOADING.
 
 Each step looks at the row, does one thing that can be repeated, and moves the row by compare-and-swap. So a step that
 was cut short by a `kill -9` is done again by whoever comes next, and a stop that arrives at any moment wins: the next
@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from django.utils import timezone
 
-from engines import ending, hints, lifecycle, queueing, room
+from engines import adapter_files, ending, hints, lifecycle, queueing, room
 from engines.diagnosis import Diagnosis, diagnose, one_line
 from engines.errors import StartFailed
 from engines.launchers import choice
@@ -50,7 +50,8 @@ def launch_spec(engine: Engine) -> LaunchSpec:
         model=engine.model,
         served_names=(engine.model, engine.name),
         tokenizer_revision=engine.tokenizer_revision,
-        **engine.options,
+        **{**engine.options, "adapters": adapter_files.modules(engine)},
+        max_lora_rank=adapter_files.rank(engine) if engine.adapters else 16,
     )
     host = HostOptions(
         device=engine.device,
@@ -74,6 +75,7 @@ def launch_spec(engine: Engine) -> LaunchSpec:
         gpu_uuids=tuple(engine.gpu_leases.order_by("gpu__index").values_list("gpu__uuid", flat=True)),
         image=engine.image,
         model_dir=engine.model if engine.model.startswith("/") else None,
+        adapter_dirs=adapter_files.folders(engine),
     )
 
 
@@ -168,7 +170,7 @@ def _others_are_before(engine: Engine, usable: int) -> bool:
 
 def _leave_placed(engine: Engine) -> bool:
     config, now = get_config(), timezone.now()
-    if engine.launcher == "docker":
+    if engine.launcher == "docker" or adapter_files.has_some_to_fetch(engine):
         return lifecycle.move(
             engine, State.PLACED, State.PULLING, now, deadline_at=_in(now, config.pull_timeout_seconds)
         )
@@ -183,6 +185,7 @@ def _pull(engine: Engine) -> bool:
 
     try:
         choice.launcher(engine.launcher).prepare(launch_spec(engine), progress)
+        adapter_files.fetch(engine, progress)
     except _Overtaken:
         return False
     except StartFailed as error:
@@ -242,7 +245,7 @@ def _diagnosis(error: StartFailed) -> Diagnosis:
 def _too_late(engine: Engine) -> Diagnosis:
     config = get_config()
     if engine.state == State.PULLING:
-        cause, setting = "Its image did not come", f"pull_timeout_seconds ({config.pull_timeout_seconds})"
+        cause, setting = "What it needs did not come", f"pull_timeout_seconds ({config.pull_timeout_seconds})"
     else:
         cause, setting = (
             "Its container or process did not start",

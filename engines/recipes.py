@@ -7,7 +7,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import Q, QuerySet
 
 from accounts.models import User
-from engines import preflight
+from engines import adapters, preflight
 from engines.models import Engine
 from engines.preflight import Order
 from engines.recipe_models import Recipe
@@ -48,6 +48,7 @@ def from_order(owner: User, order: Order, given: Mapping[str, Any]) -> Recipe:
     columns = {name: getattr(order, name) for name in (*FIXED, *_STAY)}
     columns |= {name: getattr(checked, name) for name in ("model", "revision", "tokenizer", "tokenizer_revision")}
     columns |= {name: getattr(checked, name) for name in ("launcher", "device", "image")}
+    columns["adapters"] = adapters.rows(checked.adapters)
     return _make(owner, columns, given)
 
 
@@ -69,13 +70,15 @@ def order_of(recipe: Recipe, wish: Mapping[str, Any]) -> Order:
     """What `starting.start` takes. `wish`: fields of Order that are not fixed; how long it stays is as the recipe says
     where the wish does not."""
     fixed = {name: getattr(recipe, name) for name in (*FIXED, "tokenizer_revision")}
+    fixed["adapters"] = adapters.of(recipe.adapters)
     stay = {name: getattr(recipe, name) for name in _STAY}
     return Order(**{**stay, **wish, **fixed, "image": allowed_image(recipe), "recipe": recipe.pk})
 
 
 def is_same(recipe: Recipe, order: Order) -> bool:
     """Whether the order asks for what the recipe fixes, and for nothing else."""
-    return all(getattr(recipe, name) == getattr(order, name) for name in FIXED)
+    asked = {name: getattr(order, name) for name in FIXED} | {"adapters": adapters.rows(order.adapters)}
+    return all(getattr(recipe, name) == asked[name] for name in FIXED)
 
 
 def allowed_image(recipe: Recipe) -> str:

@@ -128,9 +128,9 @@ class RecipeSerializer(serializers.ModelSerializer):
         model = Recipe
         fields = [
             "id", "name", "owner", "published", "notes", "model", "revision", "tokenizer", "tokenizer_revision",
-            "max_model_len", "tensor_parallel_size", "seed", "quantization", "gpu_memory_utilization", "launcher",
-            "device", "image", "image_digest", "vllm_version", "lease_hours", "idle_minutes", "wakes", "created_at",
-            "measured", "warnings",
+            "max_model_len", "tensor_parallel_size", "seed", "quantization", "gpu_memory_utilization", "adapters",
+            "launcher", "device", "image", "image_digest", "vllm_version", "lease_hours", "idle_minutes", "wakes",
+            "created_at", "measured", "warnings",
         ]  # fmt: skip
 
     @extend_schema_field(MeasuredSerializer)

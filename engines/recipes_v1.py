@@ -39,6 +39,7 @@ _ONE = {
     "seed": 7,
     "quantization": "",
     "gpu_memory_utilization": None,
+    "adapters": [],
     "launcher": "docker",
     "device": "cuda",
     "image": "vllm/vllm-openai:v0.32.0",

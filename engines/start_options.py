@@ -23,6 +23,7 @@ class StartOptions(models.Model):
     gpu_memory_utilization = models.FloatField(
         null=True, blank=True, help_text="Of each of its GPUs, 0 to 1; others may use the rest. Null: none may."
     )
+    adapters = models.JSONField(default=list, blank=True, help_text="LoRA adapters: name, model and revision of each.")
     launcher = models.CharField(max_length=20)
     device = models.CharField(max_length=10)
     image = models.CharField(max_length=300, blank=True)
@@ -34,7 +35,7 @@ class StartOptions(models.Model):
 
     OPTIONS = (
         "revision", "max_model_len", "tensor_parallel_size", "seed", "tokenizer", "quantization",
-        "gpu_memory_utilization",
+        "gpu_memory_utilization", "adapters",
     )  # fmt: skip
     """Of those fields that say what vLLM is to do; another engine with the same model and these is the same."""
 

@@ -10,7 +10,7 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from accounts.models import User
-from engines import hints, lifecycle, preflight, sharing, terms
+from engines import adapters, hints, lifecycle, preflight, sharing, terms
 from engines.models import Engine
 from engines.placement import SLICES, slices_for
 from engines.preflight import Checked, Order
@@ -51,7 +51,7 @@ def start_again(engine: Engine, owner: User) -> Engine:
     order = Order(
         model=engine.model,
         hf_token=decrypt(engine.hf_token_encrypted),
-        **engine.options,
+        **{**engine.options, "adapters": adapters.of(engine.adapters)},
         shared=engine.shared,
         lease_hours=engine.lease_hours,
         idle_minutes=engine.idle_minutes,
@@ -95,6 +95,7 @@ def _make(owner: User, order: Order, checked: Checked, **columns: Any) -> Engine
     named = ("model", "revision", "tokenizer", "tokenizer_revision", "launcher", "device", "image")
     given = ("max_model_len", "tensor_parallel_size", "seed", "quantization", "gpu_memory_utilization")
     asked = {name: getattr(checked, name) for name in named} | {name: getattr(order, name) for name in given}
+    asked["adapters"] = adapters.rows(checked.adapters)
     for attempt in range(_ATTEMPTS):
         try:
             with transaction.atomic():

@@ -62,6 +62,7 @@ _ENGINE = {
     "tokenizer": "",
     "quantization": "",
     "gpu_memory_utilization": None,
+    "adapters": [{"name": "sql", "model": "acme/opt-125m-sql", "revision": "3f2c7c4a7e2d4c5b9f0e1d2c3b4a59687766554c"}],
     "launcher": "docker",
     "device": "cuda",
     "image": "vllm/vllm-openai:latest",

@@ -20,6 +20,8 @@ from engines.serializers import (
     OnBehalfSerializer,
     OptionalTextField,
     RevisionField,
+    adapters_field,
+    adapters_of,
     endpoint_of,
 )
 from engines.states import State
@@ -75,6 +77,7 @@ class EngineOrderSerializer(OnBehalfSerializer):
     tokenizer = OptionalTextField(unset=("auto", "None"), trim_whitespace=False, max_length=300)
     quantization = OptionalTextField(unset=("auto", "None"), trim_whitespace=False, max_length=40)
     gpu_memory_utilization = GpuShareField()
+    adapters = adapters_field()
     shared = serializers.BooleanField(default=False, help_text="Every user may send requests to the engine.")
     shared_users = NamesField(default=list, help_text="Names of users who may send requests to it.")
     shared_groups = NamesField(default=list, help_text="Names of groups whose members may.")
@@ -96,6 +99,7 @@ class EngineOrderSerializer(OnBehalfSerializer):
             tokenizer=given["tokenizer"] or "",
             quantization=given["quantization"] or "",
             gpu_memory_utilization=given["gpu_memory_utilization"],
+            adapters=adapters_of(given["adapters"]),
             shared=given["shared"],
             shared_users=tuple(given["shared_users"]),
             shared_groups=tuple(given["shared_groups"]),
@@ -192,10 +196,10 @@ class EngineResourceSerializer(serializers.ModelSerializer):
         fields = [
             "id", "name", "model", "revision", "state", "state_since", "detail", "cause_code", "cause", "advice",
             "change", "owner", "shared", "shared_users", "shared_groups", "endpoint", "task", "max_model_len",
-            "tensor_parallel_size", "seed", "tokenizer", "quantization", "gpu_memory_utilization", "launcher", "device",
-            "image", "container_id", "created_at", "ready_at", "ended_at", "timeline", "eta_s", "live", "lease_ends_at",
-            "idle_minutes", "keep_until", "wakes", "idle_since", "idle_stop_at", "queue", "image_digest",
-            "vllm_version", "recipe", "warnings",
+            "tensor_parallel_size", "seed", "tokenizer", "quantization", "gpu_memory_utilization", "adapters",
+            "launcher", "device", "image", "container_id", "created_at", "ready_at", "ended_at", "timeline", "eta_s",
+            "live", "lease_ends_at", "idle_minutes", "keep_until", "wakes", "idle_since", "idle_stop_at", "queue",
+            "image_digest", "vllm_version", "recipe", "warnings",
         ]  # fmt: skip
 
     def get_max_model_len(self, engine: Engine) -> int | None:

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from engines import sharing
+from engines import adapters, sharing
 from engines.models import Engine
 from engines.states import SERVING
 from inference.models import ModelAlias
@@ -27,15 +27,26 @@ def read() -> Snapshot:
     aliases = {name: frozenset(targets) for name, targets in ModelAlias.objects.values_list("name", "targets")}
     awake, asleep = [], []
     for row in rows:
-        (awake if row.state in SERVING else asleep).append(_route(row, users[row.pk]))
+        (awake if row.state in SERVING else asleep).extend(_routes(row, users[row.pk]))
     return Snapshot(awake, asleep, aliases)
 
 
-def _route(engine: Engine, users: set[int]) -> Route:
+def _routes(engine: Engine, users: set[int]) -> list[Route]:
+    """The engine, and behind it its adapters."""
+    loaded = [
+        _route(engine, users, adapter.name, adapters.full_name(engine.model, adapter), engine.model)
+        for adapter in adapters.of(engine.adapters)
+    ]
+    return [_route(engine, users, engine.model), *loaded]
+
+
+def _route(engine: Engine, users: set[int], model: str, adapter: str = "", parent: str = "") -> Route:
     return Route(
         engine_id=str(engine.id),
         name=engine.name,
-        model=engine.model,
+        model=model,
+        adapter=adapter,
+        parent=parent,
         owner_id=engine.owner_id,
         shared=engine.shared,
         address=(engine.host, engine.port or 0),

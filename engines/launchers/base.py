@@ -32,6 +32,8 @@ class LaunchSpec:
     image: str = ""
     model_dir: str | None = None
     """A local model directory, to be mounted read-only at the same path."""
+    adapter_dirs: tuple[str, ...] = ()
+    """Likewise."""
 
 
 class Status(Enum):

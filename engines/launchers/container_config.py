@@ -124,7 +124,7 @@ def _gpus(spec: LaunchSpec) -> dict[str, Any]:
 
 
 def _folders(spec: LaunchSpec, settings: DockerSettings) -> dict[str, Any]:
-    """The Hugging Face cache and a local model.
+    """The Hugging Face cache, a local model and local adapters.
 
     Of a cache folder only the models: the operator's own token lies beside them. A cache or model of another user
     than root needs DAC_OVERRIDE, which root in a container otherwise has by default.
@@ -136,7 +136,6 @@ def _folders(spec: LaunchSpec, settings: DockerSettings) -> dict[str, Any]:
         raise StartFailed("bad_setting", f"Docker cannot use a cache folder with a colon in its name: {folder}")
     else:
         binds = [f"{folder}/hub:{CONTAINER_HF_CACHE}/hub"]
-    mounts = []
-    if spec.model_dir:
-        mounts.append({"Type": "bind", "Source": spec.model_dir, "Target": spec.model_dir, "ReadOnly": True})
+    local = dict.fromkeys(filter(None, (spec.model_dir, *spec.adapter_dirs)))  # each once: Docker wants it so
+    mounts = [{"Type": "bind", "Source": path, "Target": path, "ReadOnly": True} for path in local]
     return {"Binds": binds, "Mounts": mounts} | ({"CapAdd": ["DAC_OVERRIDE"]} if folder or mounts else {})

@@ -82,6 +82,8 @@ async def load(options: Options) -> None:
     )
     await asyncio.sleep(pause)
     log(f"init engine (profile, create kv cache, warmup model) took {pause:.2f} s", "core.py:402", "EngineCore")
+    for adapter in options.adapters:
+        log(f"Loaded new LoRA adapter: name '{adapter.name}', path '{adapter.path}'", "serving.py:229")
     log(f"Supported tasks: {['embed'] if options.pooling else ['generate']}", "entry.py:136")
 
 

@@ -1,5 +1,6 @@
 """A Hugging Face hub on this machine: what is asked before a start, in the real one's shapes."""
 
+import hashlib
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -40,7 +41,7 @@ class FakeHub:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
-            def do_GET(self) -> None:
+            def do_GET(self, with_content: bool = True) -> None:
                 token = self.headers.get("authorization", "").removeprefix("Bearer ")
                 hub.tokens.append(token)
                 hub.released.wait(hub.delay_s)
@@ -50,7 +51,11 @@ class FakeHub:
                 for name, value in {**headers, "content-length": str(len(content))}.items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(content)
+                if with_content:
+                    self.wfile.write(content)
+
+            def do_HEAD(self) -> None:
+                self.do_GET(with_content=False)
 
             def log_message(self, *_: object) -> None:
                 """Silence."""
@@ -83,10 +88,15 @@ class FakeHub:
         status, body, headers = self.model(name, True, token)
         if status != 200:
             return status, body, headers
-        content = self.files.get(path.partition("/")[2])
+        revision, _, file = path.partition("/")
+        commit = REVISIONS.get(unquote(revision))
+        if commit is None:
+            return 404, {"error": f"Invalid rev id: {revision}"}, {"X-Error-Code": "RevisionNotFound"}
+        content = self.files.get(file)
         if content is None:
-            return 404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"}
-        return 200, content if isinstance(content, bytes) else bytes(content), {}
+            return 404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit}
+        content = content if isinstance(content, bytes) else bytes(content)
+        return 200, content, {"X-Repo-Commit": commit, "ETag": f'"{hashlib.sha256(content).hexdigest()}"'}
 
     def model(self, name: str, wants_files: bool, token: str) -> tuple[int, dict, dict]:
         sizes = {path: content if isinstance(content, int) else len(content) for path, content in self.files.items()}
