@@ -119,7 +119,7 @@ class Card:
     def cure(self) -> str:
         """What is changed when it is started again, in words; "": nothing."""
         changes = sorted((self.engine.change or {}).items())
-        return ", ".join(f"{name} {value}" if value is not None else f"no {name}" for name, value in changes)
+        return ", ".join(f"{name} {value}" if value not in (None, []) else f"no {name}" for name, value in changes)
 
     @property
     def facts(self) -> list[str]:
@@ -263,12 +263,6 @@ def doing(told: Gauges) -> list[str]:
 
 def kv_cache_percent(told: Gauges) -> int | None:
     return None if told.kv_cache_use is None else round(100 * told.kv_cache_use)
-
-
-def models_for(user: User, most: int = 100) -> list[str]:
-    """Names to complete in the form: models of engines that the user could see."""
-    names = Engine.objects.usable_by(user).order_by("model").values_list("model", flat=True).distinct()
-    return list(names[:most])
 
 
 def _page(engines, most: int = MOST_SHOWN) -> list[Engine]:

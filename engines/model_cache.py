@@ -70,6 +70,14 @@ def listed() -> list[CachedModel]:
     return sorted(found, key=lambda one: (-one.size_bytes, one.model))
 
 
+def names() -> set[str]:
+    """Of the models alone, without a look at their files; empty where the portal cannot look."""
+    try:
+        return {hub_cache.model_of(path.name) for path in _repositories()}
+    except Conflict:
+        return set()
+
+
 def disk() -> Disk:
     """Raises Conflict."""
     folder = _hub()

@@ -6,6 +6,7 @@ from typing import Any
 from django.db import IntegrityError, transaction
 from django.db.models import Q, QuerySet
 
+from accounts.change_log import note
 from accounts.models import User
 from engines import adapters, preflight
 from engines.models import Engine
@@ -64,6 +65,13 @@ def change(recipe: Recipe, by: User, given: Mapping[str, Any]) -> None:
             recipe.save(update_fields=list(given) if recipe.pk else None)
     except IntegrityError:  # of two at once
         raise _name_taken() from None
+
+
+def remove(recipe: Recipe, by: User) -> None:
+    """Its engines stay. What concerns others is noted."""
+    if recipe.owner_id != by.pk or recipe.published:
+        note(by, recipe, "removed")
+    recipe.delete()
 
 
 def order_of(recipe: Recipe, wish: Mapping[str, Any]) -> Order:

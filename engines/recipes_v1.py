@@ -127,10 +127,7 @@ class RecipeViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericVie
     @extend_schema(responses={204: None})
     def destroy(self, request: Request, pk: str) -> Response:
         """Its engines stay."""
-        recipe = self.get_object()
-        if recipe.owner_id != request.user.pk or recipe.published:
-            note(request.user, recipe, "removed")
-        recipe.delete()
+        recipes.remove(self.get_object(), request.user)
         return Response(status=status.HTTP_204_NO_CONTENT)
 
     @extend_schema(

@@ -75,6 +75,10 @@ def _engines(command: Callable[..., argparse.ArgumentParser]) -> None:
     made.add_argument("--seed", type=int)
     made.add_argument("--quantization", metavar="METHOD")
     made.add_argument("--tokenizer", metavar="NAME")
+    made.add_argument(
+        "--adapter", dest="adapters", action="append", type=_adapter, metavar="NAME=REPOSITORY[@REVISION]",
+        help="LoRA adapter that requests may name, repeatable",
+    )  # fmt: skip
     made.add_argument("--hf-token", metavar="TOKEN", help="for a model that needs one; - reads it from stdin")
     made.add_argument("--lease-hours", type=float, metavar="HOURS", help="it is stopped then")
     made.add_argument("--idle-minutes", type=_count, metavar="MINUTES", help="stopped after so long without a request")
@@ -138,6 +142,15 @@ def _keys(command: Callable[..., argparse.ArgumentParser], within: argparse._Sub
 
 def _timeout(made: argparse.ArgumentParser, seconds: int) -> None:
     made.add_argument("--timeout", type=_positive, default=seconds, metavar="SECONDS", help=f"wait so long ({seconds})")
+
+
+def _adapter(text: str) -> dict[str, str]:
+    """A folder has no revision, and may have an @ in its name."""
+    name, is_there, model = text.partition("=")
+    if not is_there or not name or not model:
+        raise ValueError
+    model, _, revision = (model, "", "") if model.startswith("/") else model.partition("@")
+    return {"name": name, "model": model} | ({"revision": revision} if revision else {})
 
 
 def _count(text: str) -> int:

@@ -14,7 +14,7 @@ from portal_cli.screen import Screen
 
 _FIXED = (
     "model", "revision", "max_model_len", "tensor_parallel_size", "seed", "quantization", "tokenizer",
-    "gpu_memory_utilization",
+    "gpu_memory_utilization", "adapters",
 )  # fmt: skip
 """What a recipe says, and nobody else where one is named."""
 
@@ -54,7 +54,8 @@ def _refuse_both(recipe: str | None, fixed: dict[str, Any]) -> None:
     if recipe is None and "model" not in fixed:
         raise Failure("Name a model, or --recipe.", ExitCode.USAGE)
     if recipe is not None and fixed:
-        said = ", ".join(name if name == "model" else f"--{name.replace('_', '-')}" for name in fixed)
+        flags = {"model": "MODEL", "adapters": "--adapter"}
+        said = ", ".join(flags.get(name, f"--{name.replace('_', '-')}") for name in fixed)
         raise Failure(f"The recipe says that: leave out {said}.", ExitCode.USAGE)
 
 

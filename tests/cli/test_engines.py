@@ -58,7 +58,8 @@ def test_a_launch_from_a_recipe_says_only_what_the_recipe_does_not(at_stand_in, 
     ("arguments", "said"),
     [
         (("--seed", "1", "--recipe", "exam"), "leave out --seed."),
-        (("facebook/opt", "--recipe", "exam"), "leave out model."),
+        (("facebook/opt", "--recipe", "exam"), "leave out MODEL."),
+        (("--adapter", "sql=acme/sql", "--recipe", "exam"), "leave out --adapter."),
         ((), "Name a model, or --recipe."),
     ],
 )
@@ -66,6 +67,17 @@ def test_a_launch_takes_a_recipe_or_options(at_stand_in, stand_in, arguments, sa
     done = at_stand_in("launch", *arguments)
     assert (done.returncode, done.stderr.rstrip().endswith(said)) == (2, True)
     assert not stand_in.asked
+
+
+def test_adapters_are_named_one_by_one(at_stand_in, stand_in):
+    stand_in.on("POST /api/v1/engines", engine("QUEUED"), 202)
+    given = ("sql=acme/sql@v1", "law=acme/law", "mine=/models/a@b")
+    assert at_stand_in("launch", "acme/tiny", *(word for one in given for word in ("--adapter", one))).returncode == 0
+    assert stand_in.asked[-1].body["adapters"] == [
+        {"name": "sql", "model": "acme/sql", "revision": "v1"}, {"name": "law", "model": "acme/law"},
+        {"name": "mine", "model": "/models/a@b"},
+    ]  # fmt: skip
+    assert at_stand_in("launch", "acme/tiny", "--adapter", "acme/sql").returncode == 2
 
 
 def test_ones_own_recipe_goes_before_a_published_one(at_stand_in, stand_in):
