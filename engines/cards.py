@@ -24,7 +24,7 @@ _STARTS = 200
 
 PHASES = (
     ("waiting", {State.QUEUED, State.PLACED}),
-    ("fetching the image", {State.PULLING}),
+    ("fetching", {State.PULLING}),
     ("starting", {State.STARTING}),
     ("loading", {State.LOADING}),
 )
@@ -39,7 +39,7 @@ SHAPES = {
 WORDS = {
     State.QUEUED: "waiting",
     State.PLACED: "has its place",
-    State.PULLING: "fetching the image",
+    State.PULLING: "fetching",
     State.STARTING: "starting",
     State.LOADING: "loading",
     State.READY: "ready",
@@ -52,7 +52,7 @@ WORDS = {
 
 STEPS = {
     "queue": "waiting for its place",
-    "pull": "fetching the image",
+    "pull": "fetching the image and adapters",
     "start": "making the container or process",
     "boot": "vLLM comes up",
     "configure": "reading the configuration",
@@ -217,7 +217,7 @@ def card(
 
 
 def phases(state: State, launcher: str) -> tuple[Phase, ...]:
-    """Of an engine that is coming up. Only containers have an image to fetch."""
+    """Of an engine that is coming up. Containers have an image to fetch, others at most adapters."""
     ways = [way for way in PHASES if launcher == "docker" or state in way[1] or way[1] != {State.PULLING}]
     at = next(number for number, (_, states) in enumerate(ways) if state in states)
     return tuple(Phase(name, number < at, number == at) for number, (name, _) in enumerate(ways))

@@ -104,8 +104,8 @@ def test_a_start_is_measured_by_earlier_ones_of_its_model(alice, engine_in):
     assert (at(15).usual_s, at(15).seconds, at(15).left_s) == (40, 15, 25)
     assert at(41).left_s is None
     assert [(phase.name, phase.done, phase.now) for phase in at(1).phases][-1] == ("loading", False, True)
-    assert [phase.name for phase in cards.phases(State.LOADING, "docker")][1] == "fetching the image"
-    assert "fetching the image" not in [phase.name for phase in at(1).phases]
+    assert [phase.name for phase in cards.phases(State.LOADING, "docker")][1] == "fetching"
+    assert "fetching" not in [phase.name for phase in at(1).phases]
     assert cards.card(engine_in(State.LOADING, model="acme/other"), alice, NOW).usual_s is None
 
 
