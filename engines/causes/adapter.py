@@ -51,7 +51,7 @@ KNOWN = [
     known(
         "adapters_unsupported",
         r"(?:Model <class '[\w.]*?(?P<name>\w+)'> is not supported for LoRA"
-        r"|(?P<kind>\w+) does not support LoRA(?: yet)?\.)",
+        r"|(?P<kind>\w+) does not support LoRA yet\.)",
         "vLLM cannot load adapters onto this model ({name}{kind}).",
         "Start it without adapters, or take another model.",
         lambda groups: {"adapters": []},
