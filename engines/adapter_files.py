@@ -14,6 +14,7 @@ from engines.adapters import Adapter
 from engines.errors import StartFailed
 from engines.launchers.container_config import cache_folder
 from engines.models import Engine
+from engines.start_options import kind_of
 from engines.vllm_command import CONTAINER_HF_CACHE, LoraModule
 from vllm_portal.config import get_config
 from vllm_portal.encryption import decrypt
@@ -46,7 +47,8 @@ def fetch(engine: Engine, progress: Callable[[str], None]) -> None:
         fixed.append(adapter._replace(revision=commit))
     if adapters.rows(fixed) != engine.adapters:
         engine.adapters = adapters.rows(fixed)
-        Engine.objects.filter(pk=engine.pk).update(adapters=engine.adapters)
+        engine.kind = kind_of(vars(engine))
+        Engine.objects.filter(pk=engine.pk).update(adapters=engine.adapters, kind=engine.kind)
 
 
 def modules(engine: Engine) -> tuple[LoraModule, ...]:

@@ -6,6 +6,8 @@ from django.conf import settings
 from django.db import models
 from django.utils import timezone
 
+from engines.adapters import Adapter, full_name
+from engines.adapters import of as adapters_of
 from engines.placement import SLICES, free_slices, slices_for
 from engines.queries import EngineQuerySet
 from engines.recipe_models import Recipe
@@ -126,6 +128,11 @@ class Engine(StartOptions):
     def gpus(self) -> float:
         """How many it takes, parts of them included."""
         return self.tensor_parallel_size * self.gpu_slices / SLICES
+
+    @property
+    def adapters_by_name(self) -> list[tuple[Adapter, str]]:
+        """Each with what everybody may call it in requests."""
+        return [(adapter, full_name(self.model, adapter)) for adapter in adapters_of(self.adapters)]
 
     @property
     def public_container_id(self) -> str:

@@ -50,5 +50,5 @@ class StartOptions(models.Model):
 def kind_of(columns: dict[str, Any]) -> str:
     """The same for two starts from which one expects the same: of one model with one set of options on one kind of
     place. Images are left out: an update of vLLM changes little, and a recipe says which it was."""
-    names = ("model", *StartOptions.OPTIONS, "tokenizer_revision", "launcher", "device")
-    return hashlib.sha256(json.dumps([columns[name] for name in names]).encode()).hexdigest()
+    alike = [columns[name] for name in ("model", *StartOptions.OPTIONS, "tokenizer_revision", "launcher", "device")]
+    return hashlib.sha256(json.dumps(alike, sort_keys=True).encode()).hexdigest()

@@ -14,10 +14,11 @@ from engines import adapters, hints, lifecycle, preflight, sharing, terms
 from engines.models import Engine
 from engines.placement import SLICES, slices_for
 from engines.preflight import Checked, Order
+from engines.recipe_models import Recipe
 from engines.start_options import kind_of
 from vllm_portal.config import get_config
 from vllm_portal.encryption import decrypt
-from vllm_portal.errors import CallerError
+from vllm_portal.errors import CallerError, NotFound
 
 _ATTEMPTS = 5
 
@@ -26,7 +27,8 @@ def start(owner: User, order: Order, made: Callable[[Engine], None] = lambda eng
     """The QUEUED engine; the worker launches it. Two starts at once are two engines. `made` is called with the row in
     the transaction that makes it: what it raises, undoes the start.
 
-    Raises FieldError, or CallerError where the owner has as many engines or GPUs as allowed.
+    Raises FieldError, NotFound where the order's recipe has gone, or CallerError where the owner has as many engines or
+    GPUs as allowed.
     """
     _refuse_too_many(owner, order)  # before the hub is asked; below it counts
     hours, idle_minutes = terms.lease_hours(order.lease_hours, owner), terms.idle_minutes(order.idle_minutes, owner)
@@ -37,6 +39,8 @@ def start(owner: User, order: Order, made: Callable[[Engine], None] = lambda eng
         # One start of a user at a time, so that two at once cannot both be the last that is allowed.
         User.objects.select_for_update().get(pk=owner.pk)
         _refuse_too_many(owner, order)
+        if order.recipe is not None and Recipe.objects.select_for_update().filter(pk=order.recipe).first() is None:
+            raise NotFound("There is no such recipe any more.")
         engine = _make(owner, order, checked, lease_hours=hours, idle_minutes=idle_minutes, wakes=order.wakes)
         if order.shared_users or order.shared_groups:
             sharing.change(engine, shared_users=order.shared_users, shared_groups=order.shared_groups)

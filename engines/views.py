@@ -13,7 +13,6 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST, require_safe
 
 from engines import (
-    adapters,
     cards,
     cards_stream,
     engine_logs,
@@ -62,7 +61,6 @@ def engine_page(request: HttpRequest, engine_id: str) -> HttpResponse:
         "log": engine_logs.read(engine),
         "live": engine.state not in FINAL,
         "portal_url": portal_url(request),
-        "adapters": [(one, adapters.full_name(engine.model, one)) for one in adapters.of(engine.adapters)],
         "differs": recipe_differences.of(engine, recipe_differences.Today()),
         "shared_with": {field: ", ".join(names) for field, names in sharing.names(engine).items()},
     }

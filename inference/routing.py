@@ -133,6 +133,8 @@ class Routes:
         self._by_name: dict[str, list[Route]] = {}
         self._by_owner: dict[tuple[int, str], list[Route]] = {}
         """Adapters by what their owners call them."""
+        self._adapters: dict[str, list[Route]] = {}
+        """By the engine's id."""
         self.aliases: Aliases = {}
 
     def replace(self, engines: Iterable[Route], at_once: int = 256, aliases: Aliases | None = None) -> None:
@@ -144,6 +146,7 @@ class Routes:
         known: dict[tuple[str, str], Route] = {}
         by_name: dict[str, list[Route]] = {}
         by_owner: dict[tuple[int, str], list[Route]] = {}
+        adapters: dict[str, list[Route]] = {}
         for route in engines:
             own = {route.adapter} if route.adapter else {route.model, route.name}
             route.meant = frozenset(alias for alias, targets in aliases.items() if not targets.isdisjoint(own))
@@ -159,6 +162,7 @@ class Routes:
             if route.adapter:
                 base = known[route.engine_id, ""]
                 route.line, route.breaker = base.line, base.breaker
+                adapters.setdefault(route.engine_id, []).append(route)
             route.line.set_most(at_once)
             known[key] = route
             for name in (own - aliases.keys()) | route.meant:
@@ -167,7 +171,8 @@ class Routes:
                 by_owner.setdefault((route.owner_id, route.own_name), []).append(route)
         for key, route in self._known.items():
             route.gone = known.get(key) is not route
-        self._known, self._by_name, self._by_owner, self.aliases = known, by_name, by_owner, aliases
+        self._known, self._by_name, self._by_owner, self._adapters = known, by_name, by_owner, adapters
+        self.aliases = aliases
         self._by_id = {engine_id: route for (engine_id, adapter), route in known.items() if not adapter}
 
     def usable_by(self, caller: Caller) -> list[Route]:
@@ -183,7 +188,8 @@ class Routes:
         also for an engine of somebody else."""
         route = self._by_id.get(engine_id)
         if route is not None and model is not None:
-            route = next((one for one in self._adapters(engine_id) if model in (one.model, one.adapter)), route)
+            adapters = self._adapters.get(engine_id, ())
+            route = next((one for one in adapters if model in (one.model, one.adapter)), route)
         if route is None or not _may_use(caller, route):
             raise ModelNotFound("There is no such engine, or it is not ready. GET /active_models/ lists yours.")
         return route
@@ -227,9 +233,6 @@ class Routes:
             which = " or ".join(titles[:5])
             raise InvalidRequest(f"Your engines have several adapters {name[:64]}: ask for {which}.", param="model")
         return adapters
-
-    def _adapters(self, engine_id: str) -> list[Route]:
-        return [route for (engine, adapter), route in self._known.items() if engine == engine_id and adapter]
 
     def _best(self, caller: Caller, candidates: list[Route], asked: Asked | None) -> Route:
         if len(candidates) == 1:

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from engines import adapters, sharing
+from engines import sharing
 from engines.models import Engine
 from engines.states import SERVING
 from inference.models import ModelAlias
@@ -34,8 +34,7 @@ def read() -> Snapshot:
 def _routes(engine: Engine, users: set[int]) -> list[Route]:
     """The engine, and behind it its adapters."""
     loaded = [
-        _route(engine, users, adapter.name, adapters.full_name(engine.model, adapter), engine.model)
-        for adapter in adapters.of(engine.adapters)
+        _route(engine, users, adapter.name, full_name, engine.model) for adapter, full_name in engine.adapters_by_name
     ]
     return [_route(engine, users, engine.model), *loaded]
 

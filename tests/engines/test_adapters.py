@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from engines import adapter_files, adapters, launching, lifecycle, model_cache, starting
+from engines import adapter_files, adapters, launching, lifecycle, model_cache, recipes, starting
 from engines.adapters import Adapter
 from engines.errors import StartFailed
 from engines.launchers.container_config import DockerSettings, container_config
@@ -235,7 +235,9 @@ def test_the_files_of_the_commit_are_fetched_into_the_cache_and_no_others(hub, o
 def test_one_that_was_not_fixed_is_fixed_to_what_came(hub, ordered):
     engine = ordered(Adapter("sql", "acme/open"))
     adapter_files.fetch(engine, lambda line: None)
-    assert Engine.objects.get(pk=engine.pk).adapters[0]["revision"] == COMMIT
+    fixed = Engine.objects.get(pk=engine.pk)
+    assert fixed.adapters[0]["revision"] == COMMIT
+    assert fixed.kind == recipes.from_engine(fixed.owner, fixed, {"name": "exam"}).kind
 
 
 @pytest.mark.parametrize(

@@ -246,6 +246,18 @@ def test_with_a_user_go_the_recipes_that_are_theirs_alone(api, recipe, people):
     assert [(one["name"], one["owner"]) for one in api("bob").get(RECIPES).json()["results"]] == [("ours", "")]
 
 
+def test_a_recipe_that_goes_while_it_is_started_starts_nothing(api, recipe, monkeypatch):
+    made, real = recipe(), starting.preflight.check
+
+    def check(order):
+        Recipe.objects.all().delete()
+        return real(order)
+
+    monkeypatch.setattr("engines.starting.preflight.check", check)
+    assert start(api(), made).status_code == 404
+    assert not Engine.objects.exists()
+
+
 def test_an_engine_outlives_its_recipe(api, recipe):
     made = recipe()
     started = start(api(), made).json()
