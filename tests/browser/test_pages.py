@@ -108,17 +108,18 @@ def test_a_recipe_is_kept_chosen_and_started(visit, engine):
     page.click("text=Stop")
 
 
-def test_names_are_completed_and_a_recipe_is_chosen_by_the_keyboard(visit, engine):
-    engine("acme/completed")
+def test_names_are_completed_and_a_recipe_is_chosen_by_the_keyboard(visit, portal, engine):
+    engine_id = engine("acme/completed")
+    portal.log_in("alice", "correct horse").post("/api/v1/recipes", name="chosen", engine=engine_id)
     page = visit(java_script_enabled=False).log_in("alice", "correct horse").page
     page.goto("/engine/new")
     assert page.locator("#models option[value='acme/completed']").count() == 1
     page.focus("#recipe")
-    page.keyboard.type("my exam")
+    page.keyboard.type("chosen")
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
     assert "?recipe=" in page.url
-    assert page.input_value("#model") == "acme/to-be-kept"
+    assert page.input_value("#model") == "acme/completed"
 
 
 def test_without_scripts_everything_can_be_done(visit, engine):
