@@ -88,7 +88,7 @@ def pictures(browser, portal: PortalProcess, engine_id: str, folder: Path, kind:
     take("start")
     visit.page.goto("/recipes")
     take("recipes")
-    visit.page.click("text=Start … >> nth=0")
+    visit.page.click(".card a.button >> nth=0")
     visit.page.wait_for_selector("#verdict .fits")
     take("start-recipe")
     visit.page.goto("/playground")
