@@ -133,7 +133,10 @@ def _adapters(order: Order, model: str, launcher: str) -> tuple[Adapter, ...]:
                 hub.ADAPTERS, f"{name} is {'the model' if name == model else 'there twice'}: take another."
             )
     checked = tuple(_adapter(adapter) for adapter in given)
+    models = [adapter.model for adapter in checked]
     for adapter in checked:
+        if models.count(adapter.model) > 1:
+            raise FieldError(hub.ADAPTERS, f"{adapter.model} is there twice: requests could not tell which is meant.")
         if len(adapters.full_name(model, adapter)) > LONGEST_NAME:
             raise FieldError(hub.ADAPTERS, f"{adapter.name}: its name and the model's are too long together.")
     fetched = launcher != "simulator" and any(adapter.on_hub for adapter in checked)

@@ -73,9 +73,10 @@ def told(engine) -> dict:
 
 
 def test_an_adapter_is_fixed_to_a_commit(hub, start):
-    answer = start(SQL, {**SQL, "name": "old", "revision": "v1"}, model="acme/open")
+    gated = {"name": "old", "model": "acme/gated", "revision": "v1"}
+    answer = start(SQL, gated, model="acme/open", hugging_face_hub_token=GOOD_TOKEN)
     assert (answer.status_code, answer.json()["adapters"]) == (
-        202, [{**SQL, "revision": COMMIT}, {"name": "old", "model": "acme/open", "revision": OLD_COMMIT}],
+        202, [{**SQL, "revision": COMMIT}, {**gated, "revision": OLD_COMMIT}],
     )  # fmt: skip
 
 
@@ -136,8 +137,9 @@ def test_what_is_no_list_of_adapters(client_of, alice, given):
     ("given", "word"),
     [
         ([SQL, SQL], "there twice"),
+        ([SQL, {**SQL, "name": "old", "revision": "v1"}], "acme/open is there twice"),
         ([{**SQL, "name": "gpt2"}], "the model"),
-        ([{"name": f"a{number}", "model": "acme/open"} for number in range(9)], "no more than 8"),
+        ([{"name": f"a{number}", "model": f"acme/a{number}"} for number in range(9)], "no more than 8"),
     ],
 )
 def test_what_cannot_be_together(start, given, word):
