@@ -114,7 +114,7 @@ def _first(request: HttpRequest) -> dict[str, Any]:
     if engine is None:
         return {"model": request.GET.get("model", "")[:300]}
     options = {name: getattr(engine, name) for name in _REPEATED} | (engine.change or {})
-    return _told({**options, "adapters": _as_text(options["adapters"])})
+    return _told({**options, "adapters": _as_text(options["adapters"]), "recipe": engine.recipe_id})
 
 
 def _filled(recipe: Recipe) -> dict[str, Any]:

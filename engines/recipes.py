@@ -1,6 +1,7 @@
 """Recipes: made from an engine or from options, found, changed and started. Decision 0027."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from django.db import IntegrityError, transaction
@@ -87,6 +88,15 @@ def is_same(recipe: Recipe, order: Order) -> bool:
     """Whether the order asks for what the recipe fixes, and for nothing else."""
     asked = {name: getattr(order, name) for name in FIXED} | {"adapters": adapters.rows(order.adapters)}
     return all(getattr(recipe, name) == asked[name] for name in FIXED)
+
+
+def again(engine: Engine, order: Order) -> Order:
+    """An order for what the engine was: of its recipe, where it has one and still asks for what that fixes."""
+    recipe = engine.recipe
+    if recipe is None or not is_same(recipe, order):
+        return order
+    fixed = {"tokenizer_revision": recipe.tokenizer_revision, "image": allowed_image(recipe), "recipe": recipe.pk}
+    return replace(order, **fixed)
 
 
 def allowed_image(recipe: Recipe) -> str:

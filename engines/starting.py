@@ -10,7 +10,7 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from accounts.models import User
-from engines import adapters, hints, lifecycle, preflight, sharing, terms
+from engines import adapters, hints, lifecycle, preflight, recipes, sharing, terms
 from engines.models import Engine
 from engines.placement import SLICES, slices_for
 from engines.preflight import Checked, Order
@@ -50,8 +50,8 @@ def start(owner: User, order: Order, made: Callable[[Engine], None] = lambda eng
 
 
 def start_again(engine: Engine, owner: User) -> Engine:
-    """A new engine with the same options, of the same commit of its model. An engine that has ended has forgotten its
-    Hugging Face token, and so starts without. Raises as `start`."""
+    """A new engine with the same options, of the same commit of its model and of its recipe. An engine that has ended
+    has forgotten its Hugging Face token, and so starts without. Raises as `start`."""
     order = Order(
         model=engine.model,
         hf_token=decrypt(engine.hf_token_encrypted),
@@ -62,7 +62,7 @@ def start_again(engine: Engine, owner: User) -> Engine:
         wakes=engine.wakes,
         **{name: tuple(given) for name, given in sharing.names(engine).items()},
     )
-    return start(owner, order)
+    return start(owner, recipes.again(engine, order))
 
 
 def engine_name(model: str) -> str:

@@ -18,7 +18,18 @@ from rest_framework.viewsets import GenericViewSet
 
 from accounts import people
 from accounts.models import User
-from engines import engine_logs, idempotency, log_stream, retrying, sharing, starting, terminating, terms, waking
+from engines import (
+    engine_logs,
+    idempotency,
+    log_stream,
+    recipes,
+    retrying,
+    sharing,
+    starting,
+    terminating,
+    terms,
+    waking,
+)
 from engines.models import Engine, EngineEvent
 from engines.preflight import Order
 from engines.states import COMING_UP, FINAL
@@ -177,7 +188,7 @@ class EngineViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericVie
         given = json_object(request.data)
         form = EngineOrderSerializer(data=retrying.form(engine, given), context={"request": request})
         form.is_valid(raise_exception=True)
-        return _start(request, form, engine.owner or request.user)
+        return _start(request, form, engine.owner or request.user, engine)
 
     @extend_schema(
         request=EngineChangeSerializer,
@@ -303,10 +314,11 @@ def owner_of(request: Request, given: dict[str, Any]) -> User:
     return people.find(username) if username and username != request.user.username else request.user
 
 
-def _start(request: Request, form: EngineOrderSerializer, owner: User) -> Response:
-    """Of a form that is valid."""
+def _start(request: Request, form: EngineOrderSerializer, owner: User, like: Engine | None = None) -> Response:
+    """Of a form that is valid. `like`: the engine that is started once more."""
+    order = form.order()
     try:
-        return start_order(request, form.order(), owner)
+        return start_order(request, order if like is None else recipes.again(like, order), owner)
     except FieldError as error:
         raise form.as_written(error) from None
 

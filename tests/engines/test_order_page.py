@@ -120,6 +120,14 @@ def test_the_form_knows_what_the_recipe_fixes_and_warns(browser_of, alice, recip
     assert "does not know the model" in html.unescape(page)
 
 
+def test_an_engine_of_a_recipe_is_started_again_from_it(browser_of, alice, bob, recipe, engine_in):
+    made = recipe(seed=7)
+    engine = engine_in(State.FAILED, recipe=made, seed=7)
+    given = fields(browser_of(alice).get(f"{NEW}?again={engine.pk}").content.decode())
+    browser_of(alice).post(NEW, given)
+    assert newest().recipe == made
+
+
 # Adapters
 
 

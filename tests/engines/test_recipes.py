@@ -166,6 +166,15 @@ def test_the_terms_of_today_count(api, recipe, setting):
     assert start(api(), made, {"lease_hours": 8}).status_code == 202
 
 
+def test_once_more_is_of_the_recipe_while_it_asks_for_what_that_fixes(api, recipe, alice):
+    started = start(api(), recipe(seed=7)).json()
+    engine = Engine.objects.get(pk=started["id"])
+    assert starting.start_again(engine, alice).recipe == engine.recipe
+    Engine.objects.filter(pk=engine.pk).update(state=State.FAILED)
+    for change, name in (({}, "exam"), ({"lease_hours": 1}, "exam"), ({"seed": 8}, None)):
+        assert api().post(f"{ENGINES}/{engine.pk}/retry", change, format="json").json()["recipe"] == name
+
+
 # Who may
 
 
