@@ -87,7 +87,7 @@ def test_a_recipe_is_kept_chosen_and_started(visit, engine):
     page.fill("#recipe-name", "my exam")
     page.click("text=Keep it >> nth=-1")
     assert "my exam" in page.inner_text("[role=status]")
-    page.click(".card:has-text('my exam') >> text=Start")
+    page.click(".card:has-text('my exam') a.button")
     assert page.input_value("#model") == "acme/to-be-kept"
     assert page.inner_text("#as-portal") == "portal launch --recipe 'my exam'"
     page.fill("#lease_hours", "2")
