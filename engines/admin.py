@@ -10,6 +10,8 @@ from django.http import HttpRequest
 from accounts.tables import ReadOnly, Table
 from engines import engine_logs, starting, terminating
 from engines.models import Engine, Gpu, GpuLease, StartMeasure
+from engines.recipe_models import Recipe
+from engines.recipes_admin import RecipeAdmin
 from engines.sharing_admin import SharingForm
 from engines.states import FINAL
 from vllm_portal.errors import CallerError
@@ -48,7 +50,8 @@ class EngineAdmin(ReadOnly, Table):
                 )
             },
         ),
-        ("How it runs", {"fields": ("launcher", "device", "image", "container_name", "container_id", "task",
+        ("How it runs", {"fields": ("launcher", "device", "image", "image_digest", "vllm_version", "recipe",
+                                    "container_name", "container_id", "task",
                                     "served_max_model_len", "has_chat_template", "missed_checks", "sleep_level",
                                     "slept_at", "probe_prompt_tokens", "probe_generated_tokens")}),
         ("When", {"fields": ("created_at", "ready_at", "ended_at")}),
@@ -145,6 +148,9 @@ class StartMeasureAdmin(ReadOnly, Table):
     @admin.display(description="KV cache")
     def cache(self, measure: StartMeasure) -> str:
         return _gib(measure.cache_bytes)
+
+
+admin.site.register(Recipe, RecipeAdmin)
 
 
 def _gib(size: int | None) -> str:

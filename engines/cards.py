@@ -27,7 +27,7 @@ _STARTS = 200
 
 PHASES = (
     ("waiting", {State.QUEUED, State.PLACED}),
-    ("fetching the image", {State.PULLING}),
+    ("fetching", {State.PULLING}),
     ("downloading the model", {State.FETCHING}),
     ("starting", {State.STARTING}),
     ("loading", {State.LOADING}),
@@ -44,7 +44,7 @@ SHAPES = {
 WORDS = {
     State.QUEUED: "waiting",
     State.PLACED: "has its place",
-    State.PULLING: "fetching the image",
+    State.PULLING: "fetching",
     State.FETCHING: "downloading the model",
     State.STARTING: "starting",
     State.LOADING: "loading",
@@ -60,7 +60,7 @@ WORDS = {
 
 STEPS = {
     "queue": "waiting for its place",
-    "pull": "fetching the image",
+    "pull": "fetching the image and adapters",
     "start": "making the container or process",
     "boot": "vLLM comes up",
     "configure": "reading the configuration",
@@ -138,7 +138,7 @@ class Card:
     def cure(self) -> str:
         """What is changed when it is started again, in words; "": nothing."""
         changes = sorted((self.engine.change or {}).items())
-        return ", ".join(f"{name} {value}" if value is not None else f"no {name}" for name, value in changes)
+        return ", ".join(f"{name} {value}" if value not in (None, []) else f"no {name}" for name, value in changes)
 
     @property
     def facts(self) -> list[str]:
@@ -250,7 +250,8 @@ def card(
 
 
 def phases(engine: Engine) -> tuple[Phase, ...]:
-    """Of an engine that is coming up. Only containers have an image to fetch, and not every model has to come."""
+    """Of an engine that is coming up. Containers have an image to fetch, others at most adapters, and not every model
+    has to come."""
     state, skipped = State(engine.state), set()
     if engine.launcher != "docker":
         skipped.add(State.PULLING)
@@ -301,12 +302,6 @@ def doing(told: Gauges) -> list[str]:
 
 def kv_cache_percent(told: Gauges) -> int | None:
     return None if told.kv_cache_use is None else round(100 * told.kv_cache_use)
-
-
-def models_for(user: User, most: int = 100) -> list[str]:
-    """Names to complete in the form: models of engines that the user could see."""
-    names = Engine.objects.usable_by(user).order_by("model").values_list("model", flat=True).distinct()
-    return list(names[:most])
 
 
 def _page(engines, most: int = MOST_SHOWN) -> list[Engine]:

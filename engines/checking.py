@@ -12,7 +12,7 @@ from datetime import timedelta
 
 from django.utils import timezone
 
-from engines import ending, engine_logs, gauges, health, lifecycle, sleeping, starts
+from engines import ending, engine_logs, gauges, health, lifecycle, recipes, sleeping, starts
 from engines.diagnosis import Diagnosis, diagnose, one_line, stalled
 from engines.fit import measures
 from engines.health import MISSES
@@ -165,10 +165,13 @@ def _became_ready(engine: Engine, proof: health.Proof) -> None:
         task=proof.task,
         served_max_model_len=health.served_max_model_len(address),
         has_chat_template=proof.task == "generate" and health.has_chat_template(address),
+        vllm_version=health.vllm_version(address),
         **cost(proof),
     )
     if not ready:
         count(engine, proof)
+        return
+    recipes.learn(engine)
 
 
 def _ready(look: _Look) -> None:

@@ -7,6 +7,7 @@ from django.views.decorators.http import require_POST
 
 from engines.fit import question
 from engines.fit_serializers import FitOrderSerializer
+from engines.order_page import as_json, words
 from vllm_portal.errors import CallerError, OperatorError, Unavailable
 
 
@@ -17,9 +18,9 @@ def verdict(request: HttpRequest) -> HttpResponse:
     can be said (yet) is an answer like others, with 200."""
     if not request.user.is_authenticated:
         return HttpResponse(status=401)
-    order = FitOrderSerializer(data={name: value for name, value in request.POST.items() if value})
+    order = FitOrderSerializer(data=as_json({name: value for name, value in request.POST.items() if value}))
     if not order.is_valid():
-        problem = " ".join(f"{name}: {said[0]}" for name, said in order.errors.items())
+        problem = " ".join(f"{name}: {words(said)}" for name, said in order.errors.items())
         return render(request, "engines/verdict.html", {"problem": problem})
     try:
         fit = question.ask(order.order(), order.validated_data["kv_cache_dtype"], [])

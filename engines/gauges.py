@@ -1,7 +1,7 @@
 """How busy an engine is, for those who look at it: noted at each look of the reconciler, forgotten soon after.
 
-It lives in Redis and not in the engine's row: a number that changes every two seconds is no history. Where Redis is
-away nobody is told, and nothing else depends on it.
+It lives in Redis and not in the engine's row: a number that changes every two seconds is no history. Only the most that
+an engine was seen to generate is kept in its row. Where Redis is away nobody is told, and nothing else depends on it.
 """
 
 import json
@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 import redis
+from django.db.models import Q
 
 from engines.metrics import Metrics
 from engines.models import Engine
@@ -26,6 +27,7 @@ AT_ONCE = 40
 ROUND_S = 2.0
 SHORTEST_S = 0.5
 """Two looks that lie closer together make no rate."""
+PEAK_STEP = 1.05
 
 
 @dataclass(frozen=True)
@@ -49,15 +51,26 @@ def due(engine: Engine, ready: int, at: float) -> bool:
 
 
 def note(engine: Engine, told: Metrics, at: float) -> None:
-    """`at`: seconds since the epoch. Never raises."""
+    """`at`: seconds since the epoch. Asks the database nothing unless the engine was faster than ever."""
     key = _key(engine.pk, engine.generation)
     try:
         before = _read(client().get(key))
         if before is not None and at - before.at < SHORTEST_S:
             return
-        client().set(key, json.dumps(asdict(since(before, told, at))), ex=KEPT_S)
+        now = since(before, told, at)
+        client().set(key, json.dumps(asdict(now)), ex=KEPT_S)
     except redis.RedisError as error:
         logger.warning("how busy %s is cannot be noted: %s", engine.name, error)
+        return
+    _keep_peak(engine, now.generated_tokens_per_s or 0.0)
+
+
+def _keep_peak(engine: Engine, tokens_per_s: float) -> None:
+    """Unlike the rest this outlives the engine: recipes tell it. Small steps are not worth a write each."""
+    if tokens_per_s > PEAK_STEP * (engine.peak_tokens_per_s or 0.0):
+        lower = Q(peak_tokens_per_s=None) | Q(peak_tokens_per_s__lt=tokens_per_s)
+        Engine.objects.filter(lower, pk=engine.pk).update(peak_tokens_per_s=tokens_per_s)
+        engine.peak_tokens_per_s = tokens_per_s
 
 
 def since(before: Gauges | None, told: Metrics, at: float) -> Gauges:

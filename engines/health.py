@@ -7,6 +7,7 @@ trusted: each call is bounded in time and size as a whole, whatever it sends, an
 import contextlib
 import http.client
 import json
+import re
 import socket
 import threading
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ PROBE_SECONDS = 30.0
 """The first answer of a fresh engine may have to compile something."""
 LARGEST_ANSWER = 1 << 20
 PROMPT = "Hi"
+_VERSION = re.compile(r"[\w.+-]{1,40}", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,13 @@ def served_max_model_len(address: Address) -> int | None:
     first = models[0] if isinstance(models, list) and models else None
     length = first.get("max_model_len") if isinstance(first, dict) else None
     return length if isinstance(length, int) and 0 < length < 2**31 else None
+
+
+def vllm_version(address: Address) -> str:
+    """As the engine says; "": it does not."""
+    answer = call("GET", address, "/version")
+    told = (answer.body or {}).get("version") if answer and answer.status == 200 else None
+    return told if isinstance(told, str) and _VERSION.fullmatch(told) else ""
 
 
 def has_chat_template(address: Address) -> bool:

@@ -12,6 +12,7 @@ from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from engines import adapters
 from vllm_portal.errors import FieldError, Unavailable
 
 # huggingface_hub is imported where it is used: it takes half a second and 20 MB.
@@ -19,6 +20,7 @@ from vllm_portal.errors import FieldError, Unavailable
 logger = logging.getLogger(__name__)
 
 TOKEN_FIELD = "HUGGING_FACE_HUB_TOKEN"  # noqa: S105 (a field's name)
+ADAPTERS = "ADAPTERS"
 _UNCLEAR = object()
 LARGEST_CONFIG = 1 << 20
 """A config.json above a mebibyte is none."""
@@ -29,6 +31,15 @@ class Wanted(NamedTuple):
 
     name: str
     revision: str = ""
+
+
+def adapter_field(number: int) -> str:
+    """What `check` knows the adapters by. Errors name the field ADAPTERS."""
+    return f"{ADAPTERS} {number}"
+
+
+def _is_adapter(field: str) -> bool:
+    return field.startswith(ADAPTERS)
 
 
 @dataclass(frozen=True)
@@ -60,7 +71,10 @@ def check(repositories: Mapping[str, Wanted], token: str, endpoint: str, timeout
     pool = ThreadPoolExecutor(len(repositories) + 1, "hub")
     try:
         account = pool.submit(asker.account)
-        models = {field: pool.submit(asker.commit, field, wanted) for field, wanted in repositories.items()}
+        models = {
+            field: pool.submit(asker.adapter if _is_adapter(field) else asker.commit, field, wanted)
+            for field, wanted in repositories.items()
+        }
         wait_for([account, *models.values()], timeout=timeout_s)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
@@ -142,6 +156,22 @@ class _Asker:
             return self._explain(error, field, wanted)
         return info.sha
 
+    def adapter(self, field: str, wanted: Wanted) -> str | FieldError | None:
+        """As `commit`, of one that vLLM could load."""
+        try:
+            info = self._info(wanted)
+            missing = set(adapters.FILES) - {file.rfilename for file in info.siblings or ()}
+            if missing:
+                return FieldError(ADAPTERS, f"{wanted.name} is no LoRA adapter: it has no {min(missing)}.")
+            config = self._content(wanted.name, adapters.CONFIG, info.sha or "main")  # says so where it is gated
+        except OSError as error:
+            return self._explain(error, field, wanted)
+        try:
+            adapters.rank_of(config)
+        except ValueError as error:
+            return FieldError(ADAPTERS, f"{wanted.name}: {error}.")
+        return info.sha
+
     def repository(self, field: str, wanted: Wanted) -> Repository | FieldError | None:
         """None: nobody knows."""
         try:
@@ -149,7 +179,7 @@ class _Asker:
             sizes = {file.rfilename: file.size for file in info.siblings or () if isinstance(file.size, int)}
             named = {file.rfilename for file in info.siblings or ()}
             commit = info.sha or "main"
-            config = self._config(wanted.name, commit) if "config.json" in named else None
+            config = self._content(wanted.name, "config.json", commit) if "config.json" in named else None
         except OSError as error:
             return self._explain(error, field, wanted)
         parameters = info.safetensors.parameters if info.safetensors else {}
@@ -161,11 +191,11 @@ class _Asker:
             wanted.name, revision=revision, token=self._token, timeout=self._timeout_s, **options
         )
 
-    def _config(self, name: str, commit: str) -> bytes:
+    def _content(self, name: str, file: str, commit: str) -> bytes:
         from huggingface_hub import hf_hub_url
         from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-        url = hf_hub_url(name, "config.json", revision=commit, endpoint=self._api.endpoint)
+        url = hf_hub_url(name, file, revision=commit, endpoint=self._api.endpoint)
         with get_session().stream("GET", url, headers=build_hf_headers(token=self._token)) as answer:
             if answer.status_code != 200:
                 answer.read()
@@ -186,7 +216,9 @@ class _Asker:
             RevisionNotFoundError,
         )
 
-        name = wanted.name
+        name, revision_field = wanted.name, "REVISION"
+        if _is_adapter(field):
+            field = revision_field = ADAPTERS
         if isinstance(error, GatedRepoError):
             who = "this token's account has no access to it" if self._token else "it needs a token"
             return FieldError(
@@ -194,7 +226,7 @@ class _Asker:
             )
         if isinstance(error, RevisionNotFoundError):
             return FieldError(
-                "REVISION", f"{name} has no revision {wanted.revision}: name a branch, a tag or a commit of it."
+                revision_field, f"{name} has no revision {wanted.revision}: name a branch, a tag or a commit of it."
             )
         if isinstance(error, RepositoryNotFoundError):
             hidden = "this token may not see it" if self._token else "it is private and needs a token"

@@ -1,4 +1,5 @@
-"""How engines come up: QUEUED -> PLACED -> PULLING (docker) -> FETCHING (a model of the hub) -> STARTING -> LOADING.
+"""How engines come up: QUEUED -> PLACED -> PULLING (docker, adapters) -> FETCHING (a model of the hub) -> STARTING ->
+LOADING.
 
 Each step looks at the row, does one thing that can be repeated, and moves the row by compare-and-swap. So a step that
 was cut short by a `kill -9` is done again by whoever comes next, and a stop that arrives at any moment wins: the next
@@ -13,7 +14,7 @@ from typing import Any
 
 from django.utils import timezone
 
-from engines import compile_cache, ending, fetching, hints, lifecycle, queueing, room, sleeping
+from engines import adapter_files, compile_cache, ending, fetching, hints, lifecycle, queueing, room, sleeping
 from engines.diagnosis import Diagnosis, diagnose, one_line
 from engines.errors import StartFailed
 from engines.launchers import choice
@@ -52,7 +53,8 @@ def launch_spec(engine: Engine) -> LaunchSpec:
         served_names=(engine.model, engine.name),
         tokenizer_revision=engine.tokenizer_revision,
         sleeps=engine.sleep_level > 0,
-        **engine.options,
+        **{**engine.options, "adapters": adapter_files.modules(engine)},
+        max_lora_rank=adapter_files.rank(engine) if engine.adapters else 16,
     )
     host = HostOptions(
         device=engine.device,
@@ -76,6 +78,7 @@ def launch_spec(engine: Engine) -> LaunchSpec:
         gpu_uuids=tuple(engine.gpu_leases.order_by("gpu__index").values_list("gpu__uuid", flat=True)),
         image=engine.image,
         model_dir=engine.model if engine.model.startswith("/") else None,
+        adapter_dirs=adapter_files.folders(engine),
         compile_cache=compile_cache.folder_of(engine),
     )
 
@@ -175,7 +178,7 @@ def _leave_placed(engine: Engine) -> bool:
     config, now = get_config(), timezone.now()
     # From here on what is started does not depend on settings that may change before it runs.
     columns = {"sleep_level": sleeping.level_for(engine), "slept_at": None}
-    if engine.launcher == "docker":
+    if engine.launcher == "docker" or adapter_files.has_some_to_fetch(engine):
         deadline = _in(now, config.pull_timeout_seconds)
         return lifecycle.move(engine, State.PLACED, State.PULLING, now, deadline_at=deadline, **columns)
     return _fetch_or_start(engine, State.PLACED, **columns)
@@ -198,6 +201,7 @@ def _pull(engine: Engine) -> bool:
 
     try:
         choice.launcher(engine.launcher).prepare(launch_spec(engine), progress)
+        adapter_files.fetch(engine, progress)
     except _Overtaken:
         return False
     except StartFailed as error:
@@ -253,6 +257,7 @@ def _start(engine: Engine) -> bool:
 def _started(engine: Engine, seen: Observation) -> None:
     now = timezone.now()
     columns = {"container_id": seen.container_id, "host": seen.host, "port": seen.port}
+    columns["image_digest"] = seen.image_digest[:100]
     deadline = _in(now, get_config().load_stall_seconds)
     if lifecycle.move(engine, State.STARTING, State.LOADING, now, deadline_at=deadline, **columns):
         hints.check(engine.pk)
@@ -272,7 +277,7 @@ def _diagnosis(error: StartFailed) -> Diagnosis:
 def _too_late(engine: Engine) -> Diagnosis:
     config = get_config()
     if engine.state == State.PULLING:
-        cause, setting = "Its image did not come", f"pull_timeout_seconds ({config.pull_timeout_seconds})"
+        cause, setting = "What it needs did not come", f"pull_timeout_seconds ({config.pull_timeout_seconds})"
     else:
         cause, setting = (
             "Its container or process did not start",

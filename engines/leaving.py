@@ -3,7 +3,7 @@
     remove ── Leaving row, user disabled ── engines asked to end ── ended ── user deleted
                                                    └ not yet: `finish`, from beat, goes on from the row
 
-Usage records stay without a user; conversations and keys go with the user.
+Usage records and published recipes stay without a user; conversations, keys and other recipes go with the user.
 """
 
 import time
@@ -16,6 +16,7 @@ from accounts.errors import NotYourself
 from accounts.models import Role, User
 from engines import terminating
 from engines.models import Engine, Leaving
+from engines.recipe_models import Recipe
 from engines.waiting import release_database
 from vllm_portal.errors import CallerError
 
@@ -57,5 +58,6 @@ def _leave(user: User, by: User) -> bool:
         terminating.request_terminate(engine, by)
     if engines:
         return False
+    Recipe.objects.filter(owner=user, published=False).delete()
     user.delete()
     return True

@@ -70,6 +70,14 @@ def listed() -> list[CachedModel]:
     return sorted(found, key=lambda one: (-one.size_bytes, one.model))
 
 
+def names() -> set[str]:
+    """Of the models alone, without a look at their files; empty where the portal cannot look."""
+    try:
+        return {hub_cache.model_of(path.name) for path in _repositories()}
+    except Conflict:
+        return set()
+
+
 def disk() -> Disk:
     """Raises Conflict."""
     folder = _hub()
@@ -123,8 +131,8 @@ def _refuse_in_use(model: str) -> None:
 def _engines_by_model() -> dict[str, set[str]]:
     """Names of engines that run, or may come to, by the repositories that they read."""
     found: dict[str, set[str]] = {}
-    for name, *read in Engine.objects.awake().values_list("name", "model", "tokenizer"):
-        for model in filter(None, read):
+    for name, adapters, *read in Engine.objects.awake().values_list("name", "adapters", "model", "tokenizer"):
+        for model in filter(None, [*read, *(adapter["model"] for adapter in adapters)]):
             found.setdefault(model, set()).add(name)
     return found
 

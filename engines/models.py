@@ -1,14 +1,17 @@
 """Engines, what happened to them, and the GPUs they hold. `engines.lifecycle` alone writes `Engine.state`."""
 
 import uuid
-from typing import Any
 
 from django.conf import settings
 from django.db import models
 from django.utils import timezone
 
+from engines.adapters import Adapter, full_name
+from engines.adapters import of as adapters_of
 from engines.placement import SLICES, free_slices, slices_for
 from engines.queries import EngineQuerySet
+from engines.recipe_models import Recipe
+from engines.start_options import StartOptions
 from engines.states import GROWING, Desired, State
 from vllm_portal.config import get_config
 
@@ -22,7 +25,7 @@ def new_engine_id() -> uuid.UUID:
             return identity
 
 
-class Engine(models.Model):
+class Engine(StartOptions):
     """One vLLM engine: one container or process, never revived. A restart is a new `generation` of the same row."""
 
     class Task(models.TextChoices):
@@ -44,20 +47,10 @@ class Engine(models.Model):
     )
     hf_account = models.CharField(max_length=100, blank=True, help_text="Account of the Hugging Face token.")
 
-    # What was asked for. None or "" means: vLLM decides.
-    model = models.CharField(max_length=300)
-    revision = models.CharField(
-        max_length=100, blank=True, help_text="The commit of the model's repository, so that it stays what it was."
-    )
-    tokenizer_revision = models.CharField(max_length=100, blank=True, editable=False)
-    max_model_len = models.PositiveIntegerField(null=True, blank=True)
-    tensor_parallel_size = models.PositiveSmallIntegerField(default=1)
-    seed = models.BigIntegerField(null=True, blank=True)
-    tokenizer = models.CharField(max_length=300, blank=True)
-    quantization = models.CharField(max_length=40, blank=True)
-    gpu_memory_utilization = models.FloatField(
-        null=True, blank=True, help_text="Of each of its GPUs, 0 to 1; others may use the rest. Null: none may."
-    )
+    recipe = models.ForeignKey(
+        Recipe, null=True, blank=True, editable=False, on_delete=models.SET_NULL, related_name="engines",
+        help_text="That it was started from.",
+    )  # fmt: skip
     hf_token_encrypted = models.TextField(blank=True, editable=False)
 
     # How long it may stay: engines.terms
@@ -76,9 +69,6 @@ class Engine(models.Model):
     used_at = models.DateTimeField(null=True, blank=True, editable=False, help_text="The last known request's end.")
 
     # How it is run
-    launcher = models.CharField(max_length=20)
-    device = models.CharField(max_length=10)
-    image = models.CharField(max_length=300, blank=True)
     engine_key_encrypted = models.TextField(blank=True, editable=False)
     generation = models.PositiveIntegerField(default=1)
     sleep_level = models.PositiveSmallIntegerField(
@@ -117,6 +107,9 @@ class Engine(models.Model):
     # Tokens of the portal's own probes: users' records + these = the engine's counters.
     probe_prompt_tokens = models.PositiveBigIntegerField(default=0, editable=False)
     probe_generated_tokens = models.PositiveBigIntegerField(default=0, editable=False)
+    peak_tokens_per_s = models.FloatField(
+        null=True, blank=True, editable=False, help_text="The most that it was seen to generate."
+    )
 
     created_at = models.DateTimeField(auto_now_add=True)
     asked_at = models.DateTimeField(
@@ -126,12 +119,6 @@ class Engine(models.Model):
     ended_at = models.DateTimeField(null=True, blank=True, editable=False)
 
     objects = EngineQuerySet.as_manager()
-
-    OPTIONS = (
-        "revision", "max_model_len", "tensor_parallel_size", "seed", "tokenizer", "quantization",
-        "gpu_memory_utilization",
-    )  # fmt: skip
-    """Of those fields that say what vLLM is to do; another engine with the same model and these is the same."""
 
     class Meta:
         ordering = ["-created_at"]
@@ -155,8 +142,9 @@ class Engine(models.Model):
         return self.tensor_parallel_size * self.gpu_slices / SLICES
 
     @property
-    def options(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.OPTIONS}
+    def adapters_by_name(self) -> list[tuple[Adapter, str]]:
+        """Each with what everybody may call it in requests."""
+        return [(adapter, full_name(self.model, adapter)) for adapter in adapters_of(self.adapters)]
 
     @property
     def public_container_id(self) -> str:

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from engines import hub, hub_cache
+from engines import adapters, contained, hub, hub_cache
+from engines.adapters import NO_FOLDER, Adapter
 from engines.fit.flags import read_flags
 from engines.launchers.choice import chosen_name
 from engines.launchers.container_config import cache_folder
@@ -37,6 +38,7 @@ class Order:
     tokenizer: str = ""
     quantization: str = ""
     gpu_memory_utilization: float | None = None
+    adapters: tuple[Adapter, ...] = ()
     shared: bool = False
     shared_users: tuple[str, ...] = ()
     shared_groups: tuple[str, ...] = ()
@@ -44,6 +46,10 @@ class Order:
     idle_minutes: int | None = None
     sleep_minutes: int | None = None
     wakes: bool = True
+    # Of a recipe alone; no client names these.
+    recipe: int | None = None
+    tokenizer_revision: str = ""
+    image: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ class Checked:
     device: str
     image: str
     hf_account: str
+    adapters: tuple[Adapter, ...]
 
 
 def check(order: Order) -> Checked:
@@ -71,6 +78,10 @@ def check(order: Order) -> Checked:
         hf_account=told.account,
         revision=told.commits.get("Model", checked.revision),
         tokenizer_revision=told.commits.get("TOKENIZER", checked.tokenizer_revision),
+        adapters=tuple(
+            adapter._replace(revision=told.commits.get(hub.adapter_field(number), adapter.revision))
+            for number, adapter in enumerate(checked.adapters)
+        ),
     )
 
 
@@ -84,7 +95,7 @@ def check_form(order: Order) -> Checked:
         raise FieldError("Model", "This field is required.")
     model = _repository_or_folder("Model", order.model)
     tokenizer = _repository_or_folder("TOKENIZER", order.tokenizer) if order.tokenizer else ""
-    tokenizer_revision = "main" if tokenizer and not tokenizer.startswith("/") else ""
+    tokenizer_revision = (order.tokenizer_revision or "main") if tokenizer and not tokenizer.startswith("/") else ""
     _check_tokenizer_is_mounted(launcher, model, tokenizer)
     _check_range("MAX_MODEL_LEN", order.max_model_len, 1, MAX_MODEL_LEN)
     _check_range("SEED", order.seed, 0, MAX_SEED)
@@ -102,14 +113,61 @@ def check_form(order: Order) -> Checked:
         tokenizer_revision=tokenizer_revision,
         launcher=launcher,
         device=device,
-        image=config.docker_image if launcher == "docker" else "",
+        image=(order.image or config.docker_image) if launcher == "docker" else "",
         hf_account="",
+        adapters=_adapters(order, model, launcher),
     )
+
+
+def _adapters(order: Order, model: str, launcher: str) -> tuple[Adapter, ...]:
+    given = order.adapters
+    if len(given) > adapters.MOST:
+        raise FieldError(hub.ADAPTERS, f"An engine takes {adapters.MOST} adapters at most.")
+    names = [adapter.name for adapter in given]
+    for name in names:
+        if not adapters.NAME.match(name):
+            raise FieldError(
+                hub.ADAPTERS, "A name has up to 64 letters, digits and . _ -, and begins with a letter or digit."
+            )
+        if name == model or names.count(name) > 1:
+            raise FieldError(
+                hub.ADAPTERS, f"{name} is {'the model' if name == model else 'there twice'}: take another."
+            )
+    checked = tuple(_adapter(adapter) for adapter in given)
+    models = [adapter.model for adapter in checked]
+    for adapter in checked:
+        if models.count(adapter.model) > 1:
+            raise FieldError(hub.ADAPTERS, f"{adapter.model} is there twice: requests could not tell which is meant.")
+        if len(adapters.full_name(model, adapter)) > LONGEST_NAME:
+            raise FieldError(hub.ADAPTERS, f"{adapter.name}: its name and the model's are too long together.")
+    fetched = launcher != "simulator" and any(adapter.on_hub for adapter in checked)
+    if fetched and cache_folder(get_config().hf_cache_dir) is None:
+        raise FieldError(hub.ADAPTERS, NO_FOLDER)
+    return checked
+
+
+def _adapter(adapter: Adapter) -> Adapter:
+    name, field = adapter.name, hub.ADAPTERS
+    if adapter.on_hub:
+        if not is_model_name(adapter.model):
+            raise FieldError(field, f"{name}: this is no name of a repository on Hugging Face, such as owner/name.")
+        if adapter.revision and not is_revision(adapter.revision):
+            raise FieldError(field, f"{name}: this is no name of a branch, a tag or a commit.")
+        return adapter
+    if adapter.revision:
+        raise FieldError(field, f"{name}: a folder has no revisions; leave it out.")
+    folder = _folder(field, adapter.model, adapters.CONFIG, f"{name}: this is no adapter's folder that an admin allows")
+    content = contained.read(Path(folder) / adapters.CONFIG, Path(folder), hub.LARGEST_CONFIG)
+    try:
+        adapters.rank_of(content or b"")
+    except ValueError as error:
+        raise FieldError(field, f"{name}: {error}.") from None
+    return adapter._replace(model=folder)
 
 
 def _repository_or_folder(field: str, text: str) -> str:
     if text.startswith("/"):
-        return _folder(field, text)
+        return _folder(field, text, "config.json", "This is no model's folder that an admin allows")
     if not is_model_name(text):
         raise FieldError(field, "This is no name of a model on Hugging Face; names look like owner/name.")
     return text
@@ -124,16 +182,16 @@ def _revision(model: str, asked: str) -> str:
     return "" if model.startswith("/") else read_flags(get_config().engine_extra_args).revision or asked
 
 
-def _folder(field: str, text: str) -> str:
-    """Its real path. One answer for what is not allowed, not there, and no model, so that it tells nothing of the
-    machine's folders."""
-    refusal = FieldError(field, "This is no model's folder that an admin allows (allowed_model_roots).")
+def _folder(field: str, text: str, file: str, refused: str) -> str:
+    """Its real path. `file`: what it must hold. One answer for what is not allowed, not there, and no model, so that it
+    tells nothing of the machine's folders."""
+    refusal = FieldError(field, f"{refused} (allowed_model_roots).")
     if len(text) > LONGEST_NAME or not text.isprintable():
         raise refusal
     try:
         folder = Path(text).resolve(strict=True)
         roots = [root.resolve() for root in get_config().allowed_model_roots]
-        allowed = any(folder.is_relative_to(root) for root in roots) and (folder / "config.json").is_file()
+        allowed = any(folder.is_relative_to(root) for root in roots) and (folder / file).is_file()
     except (OSError, RuntimeError):
         raise refusal from None
     if not allowed or len(str(folder)) > LONGEST_NAME or not str(folder).isprintable():
@@ -177,6 +235,10 @@ def _ask_hub(checked: Checked, token: str) -> hub.Told:
     wanted = {
         "Model": hub.Wanted(checked.model, checked.revision),
         "TOKENIZER": hub.Wanted(checked.tokenizer, checked.tokenizer_revision),
+        **{
+            hub.adapter_field(number): hub.Wanted(adapter.model, adapter.revision)
+            for number, adapter in enumerate(checked.adapters)
+        },
     }
     repositories = {field: one for field, one in wanted.items() if one.name and not one.name.startswith("/")}
     told = hub.Told("", {})

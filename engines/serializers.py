@@ -4,6 +4,7 @@ from typing import Any
 
 from rest_framework import serializers
 
+from engines.adapters import MOST, Adapter
 from engines.models import Engine, EngineEvent
 from engines.preflight import Order
 from engines.vllm_command import MAX_MODEL_LEN, MAX_SEED
@@ -38,6 +39,26 @@ class GpuShareField(LenientFloatField):
             required=False, allow_null=True, default=None, min_value=0.05, max_value=1.0,
             help_text="Share of each GPU's memory; other engines may use the rest. Missing: none may.",
         )  # fmt: skip
+
+
+class AdapterSerializer(serializers.Serializer):
+    """A LoRA adapter."""
+
+    name = StrictCharField(max_length=64, help_text="Its owner's requests may call it so.")
+    model = StrictCharField(max_length=300, trim_whitespace=False, help_text="Repository, or an allowed folder.")
+    revision = RevisionField()
+
+
+def adapters_field() -> serializers.ListSerializer:
+    return AdapterSerializer(
+        many=True, required=False, default=list, max_length=MOST,
+        help_text="LoRA adapters, which requests may name in place of the model.",
+    )  # fmt: skip
+
+
+def adapters_of(given: list[dict[str, Any]]) -> tuple[Adapter, ...]:
+    """Of the values of such a field."""
+    return tuple(Adapter(one["name"], one["model"], one["revision"] or "") for one in given)
 
 
 class OnBehalfSerializer(serializers.Serializer):
@@ -79,6 +100,7 @@ class StartSerializer(OnBehalfSerializer):
         unset=("auto", "None"), trim_whitespace=False, max_length=40, help_text="Missing: as the model's files say."
     )
     GPU_MEMORY_UTILIZATION = GpuShareField()
+    ADAPTERS = adapters_field()
     shared = serializers.BooleanField(default=False, help_text="Every user may send requests to the engine.")
     wait = serializers.BooleanField(default=True, help_text="False: answer at once, like `Prefer: respond-async`.")
 
@@ -104,6 +126,7 @@ class StartSerializer(OnBehalfSerializer):
             tokenizer=given["TOKENIZER"] or "",
             quantization=given["QUANTIZATION"] or "",
             gpu_memory_utilization=given["GPU_MEMORY_UTILIZATION"],
+            adapters=adapters_of(given["ADAPTERS"]),
             shared=given["shared"],
         )
 

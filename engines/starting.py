@@ -10,13 +10,15 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from accounts.models import User
-from engines import hints, lifecycle, preflight, sharing, terms
+from engines import adapters, hints, lifecycle, preflight, recipes, sharing, terms
 from engines.models import Engine
 from engines.placement import SLICES, slices_for
 from engines.preflight import Checked, Order
+from engines.recipe_models import Recipe
+from engines.start_options import kind_of
 from vllm_portal.config import get_config
 from vllm_portal.encryption import decrypt
-from vllm_portal.errors import CallerError
+from vllm_portal.errors import CallerError, NotFound
 
 _ATTEMPTS = 5
 
@@ -25,7 +27,8 @@ def start(owner: User, order: Order, made: Callable[[Engine], None] = lambda eng
     """The QUEUED engine; the worker launches it. Two starts at once are two engines. `made` is called with the row in
     the transaction that makes it: what it raises, undoes the start.
 
-    Raises FieldError, or CallerError where the owner has as many engines or GPUs as allowed.
+    Raises FieldError, NotFound where the order's recipe has gone, or CallerError where the owner has as many engines or
+    GPUs as allowed.
     """
     _refuse_too_many(owner, order)  # before the hub is asked; below it counts
     columns = {
@@ -41,6 +44,8 @@ def start(owner: User, order: Order, made: Callable[[Engine], None] = lambda eng
         # One start of a user at a time, so that two at once cannot both be the last that is allowed.
         User.objects.select_for_update().get(pk=owner.pk)
         _refuse_too_many(owner, order)
+        if order.recipe is not None and Recipe.objects.select_for_update().filter(pk=order.recipe).first() is None:
+            raise NotFound("There is no such recipe any more.")
         engine = _make(owner, order, checked, **columns)
         if order.shared_users or order.shared_groups:
             sharing.change(engine, shared_users=order.shared_users, shared_groups=order.shared_groups)
@@ -50,12 +55,12 @@ def start(owner: User, order: Order, made: Callable[[Engine], None] = lambda eng
 
 
 def start_again(engine: Engine, owner: User) -> Engine:
-    """A new engine with the same options, of the same commit of its model. An engine that has ended has forgotten its
-    Hugging Face token, and so starts without. Raises as `start`."""
+    """A new engine with the same options, of the same commit of its model and of its recipe. An engine that has ended
+    has forgotten its Hugging Face token, and so starts without. Raises as `start`."""
     order = Order(
         model=engine.model,
         hf_token=decrypt(engine.hf_token_encrypted),
-        **engine.options,
+        **{**engine.options, "adapters": adapters.of(engine.adapters)},
         shared=engine.shared,
         lease_hours=engine.lease_hours,
         idle_minutes=engine.idle_minutes,
@@ -63,7 +68,7 @@ def start_again(engine: Engine, owner: User) -> Engine:
         wakes=engine.wakes,
         **{name: tuple(given) for name, given in sharing.names(engine).items()},
     )
-    return start(owner, order)
+    return start(owner, recipes.again(engine, order))
 
 
 def engine_name(model: str) -> str:
@@ -97,6 +102,10 @@ def refuse_too_many_gpus(owner: User, gpus: float) -> None:
 
 
 def _make(owner: User, order: Order, checked: Checked, **columns: Any) -> Engine:
+    named = ("model", "revision", "tokenizer", "tokenizer_revision", "launcher", "device", "image")
+    given = ("max_model_len", "tensor_parallel_size", "seed", "quantization", "gpu_memory_utilization")
+    asked = {name: getattr(checked, name) for name in named} | {name: getattr(order, name) for name in given}
+    asked["adapters"] = adapters.rows(checked.adapters)
     for attempt in range(_ATTEMPTS):
         try:
             with transaction.atomic():
@@ -107,18 +116,9 @@ def _make(owner: User, order: Order, checked: Checked, **columns: Any) -> Engine
                     name=engine_name(checked.model),
                     shared=order.shared,
                     hf_account=checked.hf_account,
-                    model=checked.model,
-                    revision=checked.revision,
-                    tokenizer_revision=checked.tokenizer_revision,
-                    max_model_len=order.max_model_len,
-                    tensor_parallel_size=order.tensor_parallel_size,
-                    seed=order.seed,
-                    tokenizer=checked.tokenizer,
-                    quantization=order.quantization,
-                    gpu_memory_utilization=order.gpu_memory_utilization,
-                    launcher=checked.launcher,
-                    device=checked.device,
-                    image=checked.image,
+                    recipe_id=order.recipe,
+                    kind=kind_of(asked),
+                    **asked,
                     **columns,
                 )
         except IntegrityError:  # the name is taken

@@ -83,6 +83,14 @@ def _detail(engine: Engine, phase: str, message: str) -> str:
     return message if phase == "pull" else ""
 
 
+def load_s(engine: Engine) -> float | None:
+    """Seconds from its place until it was ready, the last time; None: it was not."""
+    steps = [step for step in timeline(engine) if step.phase != "queue"]
+    if not steps or steps[-1].phase != "ready":
+        return None
+    return (steps[-1].started_at - steps[0].started_at).total_seconds()
+
+
 def eta_s(engine: Engine, now: datetime) -> float | None:
     """Seconds until it is ready: the median of what earlier starts of the same model, image and size took from where
     this one is. None: it does not come up, waits for a place, or there was no such start. 0: it takes longer."""

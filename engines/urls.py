@@ -1,6 +1,6 @@
 from django.urls import include, path
 
-from engines import fit_page, views
+from engines import fit_page, order_page, recipes_page, views
 from engines.api import (
     ActiveModelsObjectView,
     ActiveModelsView,
@@ -13,6 +13,7 @@ from engines.cached_models_v1 import CachedModelViewSet
 from engines.fit_api import FitView
 from engines.leaving_api import DeleteUserView, RemoveUserView
 from engines.nodes_v1 import NodeViewSet
+from engines.recipes_v1 import RecipeViewSet
 from engines.v1 import EngineViewSet
 from vllm_portal.rest import endpoint
 from vllm_portal.v1 import PREFIX, Router
@@ -24,6 +25,7 @@ router = Router()
 router.register("engines", EngineViewSet, "v1-engine")
 router.register("cached-models", CachedModelViewSet, "v1-cached-model")
 router.register("nodes", NodeViewSet, "v1-node")
+router.register("recipes", RecipeViewSet, "v1-recipe")
 
 urlpatterns = [
     endpoint("vllm_request/start", StartView.as_view(), "start"),
@@ -37,13 +39,16 @@ urlpatterns = [
     endpoint("api/v1/engines/fit", FitView.as_view(), "fit"),
     path(PREFIX, include(router.urls)),
     # Pages. /engines/… is the data plane's.
-    endpoint("engine/new", views.new_engine, "new-engine"),
+    endpoint("engine/new", order_page.new_engine, "new-engine"),
     endpoint("engine/fit", fit_page.verdict, "fit-page"),
     endpoint(_PAGE, views.engine_page, "engine-page"),
     endpoint(f"{_PAGE}/share", views.share_engine, "share-engine"),
     endpoint(f"{_PAGE}/keep", views.keep_engine, "keep-engine"),
     endpoint(f"{_PAGE}/wake", views.wake_engine, "wake-engine"),
     endpoint(f"{_PAGE}/stop", views.stop_engine, "stop-engine"),
+    endpoint(f"{_PAGE}/recipe", recipes_page.keep_recipe, "keep-recipe"),
+    endpoint("recipes", recipes_page.recipes_page, "recipes"),
+    endpoint("recipes/(?P<recipe_id>[0-9]{1,18})/delete", recipes_page.delete_recipe, "delete-recipe"),
     endpoint("cards", views.cards_fragment, "cards"),
     endpoint("cards/events", views.cards_events, "cards-events"),
 ]

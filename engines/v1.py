@@ -18,8 +18,20 @@ from rest_framework.viewsets import GenericViewSet
 
 from accounts import people
 from accounts.models import User
-from engines import engine_logs, idempotency, log_stream, retrying, sharing, starting, terminating, terms, waking
+from engines import (
+    engine_logs,
+    idempotency,
+    log_stream,
+    recipes,
+    retrying,
+    sharing,
+    starting,
+    terminating,
+    terms,
+    waking,
+)
 from engines.models import Engine, EngineEvent
+from engines.preflight import Order
 from engines.states import FINAL, GROWING
 from engines.v1_serializers import (
     EngineChangeSerializer,
@@ -61,6 +73,7 @@ _ENGINE = {
     "tokenizer": "",
     "quantization": "",
     "gpu_memory_utilization": None,
+    "adapters": [{"name": "sql", "model": "acme/opt-125m-sql", "revision": "3f2c7c4a7e2d4c5b9f0e1d2c3b4a59687766554c"}],
     "launcher": "docker",
     "device": "cuda",
     "image": "vllm/vllm-openai:latest",
@@ -94,13 +107,18 @@ _ENGINE = {
     "sleep_at": None,
     "idle_stop_at": None,
     "queue": None,
+    "image_digest": "sha256:5b0bcabd1ed22e9fb1310cf6c2dec7cdef19f0ad69efa1f392e94a4333501270",
+    "vllm_version": "0.32.0",
+    "recipe": None,
+    "warnings": [],
 }
 SHARING = ("shared", "shared_users", "shared_groups")
 _PRIVATE = {"shared": False, "shared_users": [], "shared_groups": []}
 _ONE = OpenApiExample("One engine", _ENGINE, response_only=True)
+ACCEPTED = OpenApiExample("Accepted", {**_ENGINE, "state": "QUEUED"}, response_only=True, status_codes=["202"])
 
 
-_IDEMPOTENCY_KEY = OpenApiParameter(
+IDEMPOTENCY_KEY = OpenApiParameter(
     "Idempotency-Key",
     location=OpenApiParameter.HEADER,
     description="The same key with the same body is, for 24 hours, the same engine; with another: 422.",
@@ -137,7 +155,7 @@ class EngineViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericVie
     def get_queryset(self) -> QuerySet[Engine]:
         reading = self.action in ("list", "retrieve")
         engines = Engine.objects.usable_by if reading else Engine.objects.owned_by
-        rows = engines(self.request.user).select_related("owner")
+        rows = engines(self.request.user).select_related("owner", "recipe")
         return rows.prefetch_related("events", "shared_users", "shared_groups")
 
     def get_object(self) -> Engine:
@@ -149,22 +167,22 @@ class EngineViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericVie
     @extend_schema(
         request=EngineOrderSerializer,
         responses={202: EngineResourceSerializer},
-        parameters=[_IDEMPOTENCY_KEY],
+        parameters=[IDEMPOTENCY_KEY],
         examples=[
             OpenApiExample("A small model", {"model": "facebook/opt-125m", "max_model_len": 1024}, request_only=True),
-            OpenApiExample("Accepted", {**_ENGINE, "state": "QUEUED"}, response_only=True, status_codes=["202"]),
+            ACCEPTED,
         ],
     )
     def create(self, request: Request) -> Response:
         """Starts an engine. The answer is there at once; `Location` says where to see how it comes up."""
         form = EngineOrderSerializer(data=json_object(request.data), context={"request": request})
         form.is_valid(raise_exception=True)
-        return _start(request, form, _owner(request, form.validated_data))
+        return _start(request, form, owner_of(request, form.validated_data))
 
     @extend_schema(
         request=EngineRetrySerializer,
         responses={202: EngineResourceSerializer, 409: OpenApiResponse(description="It has not ended.")},
-        parameters=[_IDEMPOTENCY_KEY],
+        parameters=[IDEMPOTENCY_KEY],
         examples=[
             OpenApiExample("With the change that the engine names", {}, request_only=True),
             OpenApiExample("With another one", {"max_model_len": 2048}, request_only=True),
@@ -182,7 +200,7 @@ class EngineViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericVie
         given = json_object(request.data)
         form = EngineOrderSerializer(data=retrying.form(engine, given), context={"request": request})
         form.is_valid(raise_exception=True)
-        return _start(request, form, engine.owner or request.user)
+        return _start(request, form, engine.owner or request.user, engine)
 
     @extend_schema(
         request=EngineChangeSerializer,
@@ -302,24 +320,31 @@ def _is_id(text: str) -> bool:
     return True
 
 
-def _owner(request: Request, given: dict[str, Any]) -> User:
+def owner_of(request: Request, given: dict[str, Any]) -> User:
     """The caller, or whom an admin names. Raises NoSuchUser."""
     username = given.get("username")
     return people.find(username) if username and username != request.user.username else request.user
 
 
-def _start(request: Request, form: EngineOrderSerializer, owner: User) -> Response:
-    """Of a form that is valid. The same `Idempotency-Key` starts once."""
+def _start(request: Request, form: EngineOrderSerializer, owner: User, like: Engine | None = None) -> Response:
+    """Of a form that is valid. `like`: the engine that is started once more."""
+    order = form.order()
+    try:
+        return start_order(request, order if like is None else recipes.again(like, order), owner)
+    except FieldError as error:
+        raise form.as_written(error) from None
+
+
+def start_order(request: Request, order: Order, owner: User) -> Response:
+    """The same `Idempotency-Key` starts once. Raises FieldError with the names of the documented start."""
     key = request.headers.get("idempotency-key")
     try:
         if key is None:
-            engine, again = starting.start(owner, form.order()), False
+            engine, again = starting.start(owner, order), False
         else:
-            engine, again = idempotency.start_once(owner, form.order(), key)
+            engine, again = idempotency.start_once(owner, order, key)
     except idempotency.OtherBody as error:
         return Response({"detail": str(error)}, status=status.HTTP_422_UNPROCESSABLE_ENTITY)
-    except FieldError as error:
-        raise form.as_written(error) from None
     body = EngineResourceSerializer(engine, context={"request": request}).data
     headers = {"Location": request.build_absolute_uri(f"/api/v1/engines/{engine.pk}")}
     if again:

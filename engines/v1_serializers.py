@@ -11,7 +11,7 @@ from django_filters import rest_framework as filters
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from engines import gauges, queueing, sharing, starts, terms
+from engines import gauges, queueing, recipe_differences, sharing, starts, terms
 from engines.downloads import told as downloads
 from engines.models import Engine
 from engines.preflight import Order
@@ -21,6 +21,8 @@ from engines.serializers import (
     OnBehalfSerializer,
     OptionalTextField,
     RevisionField,
+    adapters_field,
+    adapters_of,
     endpoint_of,
 )
 from engines.states import State
@@ -76,6 +78,7 @@ class EngineOrderSerializer(OnBehalfSerializer):
     tokenizer = OptionalTextField(unset=("auto", "None"), trim_whitespace=False, max_length=300)
     quantization = OptionalTextField(unset=("auto", "None"), trim_whitespace=False, max_length=40)
     gpu_memory_utilization = GpuShareField()
+    adapters = adapters_field()
     shared = serializers.BooleanField(default=False, help_text="Every user may send requests to the engine.")
     shared_users = NamesField(default=list, help_text="Names of users who may send requests to it.")
     shared_groups = NamesField(default=list, help_text="Names of groups whose members may.")
@@ -98,6 +101,7 @@ class EngineOrderSerializer(OnBehalfSerializer):
             tokenizer=given["tokenizer"] or "",
             quantization=given["quantization"] or "",
             gpu_memory_utilization=given["gpu_memory_utilization"],
+            adapters=adapters_of(given["adapters"]),
             shared=given["shared"],
             shared_users=tuple(given["shared_users"]),
             shared_groups=tuple(given["shared_groups"]),
@@ -205,6 +209,8 @@ class EngineResourceSerializer(serializers.ModelSerializer):
     live = serializers.SerializerMethodField(help_text="How busy it is; null: not ready, or it has not told lately.")
     shared_users = serializers.SerializerMethodField(help_text="null: not yours to know.")
     shared_groups = serializers.SerializerMethodField(help_text="null: not yours to know.")
+    recipe = serializers.SerializerMethodField(help_text="Name of the one that it was started from; null: none.")
+    warnings = serializers.SerializerMethodField(help_text="How it differs from that recipe.")
     endpoint = serializers.SerializerMethodField(help_text="For any OpenAI client, with the portal's own key.")
 
     class Meta:
@@ -212,10 +218,10 @@ class EngineResourceSerializer(serializers.ModelSerializer):
         fields = [
             "id", "name", "model", "revision", "state", "state_since", "detail", "cause_code", "cause", "advice",
             "change", "owner", "shared", "shared_users", "shared_groups", "endpoint", "task", "max_model_len",
-            "tensor_parallel_size", "seed", "tokenizer", "quantization", "gpu_memory_utilization", "launcher", "device",
-            "image", "container_id", "created_at", "ready_at", "ended_at", "timeline", "eta_s", "download", "live",
-            "lease_ends_at", "idle_minutes", "sleep_minutes", "sleep_level", "keep_until", "wakes", "idle_since",
-            "sleep_at", "idle_stop_at", "queue",
+            "tensor_parallel_size", "seed", "tokenizer", "quantization", "gpu_memory_utilization", "adapters",
+            "launcher", "device", "image", "container_id", "created_at", "ready_at", "ended_at", "timeline", "eta_s",
+            "download", "live", "lease_ends_at", "idle_minutes", "sleep_minutes", "sleep_level", "keep_until", "wakes",
+            "idle_since", "sleep_at", "idle_stop_at", "queue", "image_digest", "vllm_version", "recipe", "warnings",
         ]  # fmt: skip
 
     def get_max_model_len(self, engine: Engine) -> int | None:
@@ -243,8 +249,20 @@ class EngineResourceSerializer(serializers.ModelSerializer):
 
     def _told(self, engine: Engine, name: str) -> list[str] | None:
         """To who may change it."""
+        return sharing.names(engine)[name] if self._decides(engine) else None
+
+    def get_recipe(self, engine: Engine) -> str | None:
+        return engine.recipe.name if engine.recipe and self._decides(engine) else None
+
+    @extend_schema_field(serializers.ListField(child=serializers.CharField()))
+    def get_warnings(self, engine: Engine) -> list[str]:
+        today = self.context.setdefault("today", recipe_differences.Today())
+        return recipe_differences.of(engine, today) if self._decides(engine) else []
+
+    def _decides(self, engine: Engine) -> bool:
+        """Over its life: its owner, or an admin. What a recipe says others need not know."""
         user = self.context["request"].user
-        return sharing.names(engine)[name] if user.is_admin or user.pk == engine.owner_id else None
+        return user.is_admin or user.pk == engine.owner_id
 
     @extend_schema_field(StepSerializer(many=True))
     def get_timeline(self, engine: Engine) -> Any:

@@ -1,4 +1,4 @@
-"""The pages of engines: cards, one engine, and the form of a start. What they do, the functions of the API do."""
+"""The pages of engines: cards, and one engine. What they do, the functions of the API do."""
 
 import uuid
 from typing import Any
@@ -10,21 +10,24 @@ from django.http import Http404, HttpRequest, HttpResponse, StreamingHttpRespons
 from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_http_methods, require_POST, require_safe
+from django.views.decorators.http import require_POST, require_safe
 
-from engines import cards, cards_stream, engine_logs, sharing, starting, starts, terminating, terms, waking
-from engines.launchers.choice import chosen_name
+from engines import (
+    cards,
+    cards_stream,
+    engine_logs,
+    recipe_differences,
+    sharing,
+    starts,
+    terminating,
+    terms,
+    waking,
+)
 from engines.models import Engine
 from engines.serializers import portal_url
 from engines.states import FINAL
-from engines.v1_serializers import EngineChangeSerializer, EngineOrderSerializer, ExtensionSerializer, SharingSerializer
-from vllm_portal.config import get_config
+from engines.v1_serializers import EngineChangeSerializer, ExtensionSerializer, SharingSerializer
 from vllm_portal.errors import CallerError, FieldError
-
-_TERMS = ("lease_hours", "sleep_minutes", "idle_minutes")
-_REPEATED = ("model", *Engine.OPTIONS, "shared", *_TERMS)
-_ADVANCED = ("revision", "gpu_memory_utilization", "seed", "tokenizer", "quantization", *_TERMS)
-_FIELDS = (*_REPEATED, "hugging_face_hub_token")
 
 
 @never_cache
@@ -48,30 +51,9 @@ def cards_events(request: HttpRequest) -> HttpResponse | StreamingHttpResponse:
 
 @never_cache
 @login_required
-@require_http_methods(["GET", "HEAD", "POST"])
-def new_engine(request: HttpRequest) -> HttpResponse:
-    """The form of a start. `?again=<id>` fills it in with what that engine was started with, without its token, and
-    with what may cure it where it has failed."""
-    if request.method != "POST":
-        return _form(request, _again(request), {})
-    given = {name: value for name, value in request.POST.items() if value and name != "csrfmiddlewaretoken"}
-    order = EngineOrderSerializer(data=given)
-    if not order.is_valid():
-        return _form(request, given, {name: said[0] for name, said in order.errors.items()}, status=400)
-    try:
-        engine = starting.start(request.user, order.order())
-    except FieldError as error:
-        return _form(request, given, {order.as_written(error).field: str(error)}, status=400)
-    except CallerError as error:
-        return _form(request, given, {"": str(error)}, status=400)
-    return redirect("engine-page", engine_id=engine.pk)
-
-
-@never_cache
-@login_required
 @require_safe
 def engine_page(request: HttpRequest, engine_id: str) -> HttpResponse:
-    engine = _own(request, engine_id)
+    engine = own(request, engine_id)
     context = {
         "card": cards.card(engine, request.user, timezone.now()),
         "events": engine.events.all(),
@@ -79,6 +61,7 @@ def engine_page(request: HttpRequest, engine_id: str) -> HttpResponse:
         "log": engine_logs.read(engine),
         "live": engine.state not in FINAL,
         "portal_url": portal_url(request),
+        "differs": recipe_differences.of(engine, recipe_differences.Today()),
         "shared_with": {field: ", ".join(names) for field, names in sharing.names(engine).items()},
     }
     return render(request, "engines/engine.html", context)
@@ -88,7 +71,7 @@ def engine_page(request: HttpRequest, engine_id: str) -> HttpResponse:
 @login_required
 @require_POST
 def stop_engine(request: HttpRequest, engine_id: str) -> HttpResponse:
-    engine = _own(request, engine_id)
+    engine = own(request, engine_id)
     terminating.request_terminate(engine, request.user)
     messages.success(request, f"{engine.name} is being stopped.")
     return redirect("home")
@@ -98,7 +81,7 @@ def stop_engine(request: HttpRequest, engine_id: str) -> HttpResponse:
 @login_required
 @require_POST
 def wake_engine(request: HttpRequest, engine_id: str) -> HttpResponse:
-    engine = _own(request, engine_id)
+    engine = own(request, engine_id)
     try:
         waking.wake(engine, str(request.user))
     except CallerError as error:
@@ -111,7 +94,7 @@ def wake_engine(request: HttpRequest, engine_id: str) -> HttpResponse:
 @require_POST
 def share_engine(request: HttpRequest, engine_id: str) -> HttpResponse:
     """Names are separated by commas or stand on lines of their own."""
-    engine = _own(request, engine_id)
+    engine = own(request, engine_id)
     given: dict[str, Any] = {"shared": "shared" in request.POST}
     for field in ("shared_users", "shared_groups"):
         names = request.POST.get(field, "").replace("\n", ",").split(",")
@@ -134,7 +117,7 @@ def share_engine(request: HttpRequest, engine_id: str) -> HttpResponse:
 def keep_engine(request: HttpRequest, engine_id: str) -> HttpResponse:
     """How long it stays. `hours`: empty leaves its lease; `idle_minutes`, `keep_until` (UTC) and `sleep_minutes`: empty
     takes them away, but the last one may be missing and stays then; `wakes`: empty is no."""
-    engine, now = _own(request, engine_id), timezone.now()
+    engine, now = own(request, engine_id), timezone.now()
     given: dict[str, Any] = {name: request.POST.get(name) or None for name in ("idle_minutes", "keep_until")}
     if "sleep_minutes" in request.POST:
         given["sleep_minutes"] = request.POST["sleep_minutes"] or None
@@ -156,41 +139,18 @@ def keep_engine(request: HttpRequest, engine_id: str) -> HttpResponse:
     return redirect("engine-page", engine_id=engine.pk)
 
 
-def _form(request: HttpRequest, given: dict[str, Any], problems: dict[str, Any], status: int = 200) -> HttpResponse:
-    """`problems`: by field; "": of the whole order."""
-    context = {
-        "given": {name: value for name, value in given.items() if name != "hugging_face_hub_token"},
-        "problems": {name: text for name, text in problems.items() if name in _FIELDS},
-        "others": [f"{name} {text}".strip() for name, text in problems.items() if name not in _FIELDS],
-        "models": cards.models_for(request.user),
-        "simulated": chosen_name() == "simulator",
-        "sleeps": get_config().sleep_level > 0,
-        "portal_url": portal_url(request),
-        "advanced": bool({*_ADVANCED} & {*problems, *given}),
-    }
-    return render(request, "engines/new.html", context, status=status)
-
-
-def _again(request: HttpRequest) -> dict[str, Any]:
-    """What the form begins with. Of an engine that is not this user's: nothing."""
-    engine = _found(request, request.GET.get("again", ""))
-    if engine is None:
-        return {"model": request.GET.get("model", "")[:300]}
-    options = {name: getattr(engine, name) for name in _REPEATED} | (engine.change or {})
-    return {name: value for name, value in options.items() if value not in (None, "", False)}
-
-
-def _own(request: HttpRequest, engine_id: str) -> Engine:
-    engine = _found(request, engine_id)
+def own(request: HttpRequest, engine_id: str) -> Engine:
+    """Raises Http404."""
+    engine = found(request, engine_id)
     if engine is None:
         raise Http404("There is no such engine among yours.")
     return engine
 
 
-def _found(request: HttpRequest, engine_id: str) -> Engine | None:
+def found(request: HttpRequest, engine_id: str) -> Engine | None:
     try:
         identity = uuid.UUID(engine_id)
     except ValueError:
         return None
-    engines = Engine.objects.owned_by(request.user).select_related("owner")
+    engines = Engine.objects.owned_by(request.user).select_related("owner", "recipe")
     return engines.prefetch_related("gpu_leases__gpu").filter(pk=identity).first()

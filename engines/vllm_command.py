@@ -1,8 +1,10 @@
 """Typed options to vLLM's arguments and environment. Pure: what is allowed here is all that ever reaches vLLM."""
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 # A Hugging Face repository: `name` or `owner/name`. No leading dash or dot, so never a flag nor a path.
 MODEL_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?\Z", re.ASCII)
@@ -12,6 +14,13 @@ MAX_MODEL_LEN = 2**27
 MAX_SEED = 2**32 - 1
 CONTAINER_HF_CACHE = "/root/.cache/huggingface"
 CONTAINER_COMPILE_CACHE = "/var/cache/vllm-portal"
+
+
+class LoraModule(NamedTuple):
+    """`path`: a folder where the engine runs."""
+
+    name: str
+    path: str
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,8 @@ class EngineOptions:
     gpu_memory_utilization: float | None = None
     sleeps: bool = False
     """It may be put to vLLM's own sleep: decision 0025. The operator's to allow."""
+    adapters: tuple[LoraModule, ...] = ()
+    max_lora_rank: int = 16
 
 
 @dataclass(frozen=True)
@@ -75,6 +86,7 @@ def build_argv(options: EngineOptions, host: HostOptions) -> list[str]:
         argv += ["--tokenizer-revision", options.tokenizer_revision]
     if options.quantization:
         argv += ["--quantization", options.quantization]
+    argv += _lora(options)
     if host.trust_remote_code:
         argv.append("--trust-remote-code")
     if host.device == "cpu" and "--no-enforce-eager" not in host.extra_args:
@@ -88,6 +100,16 @@ def build_argv(options: EngineOptions, host: HostOptions) -> list[str]:
     if options.gpu_memory_utilization is not None:  # last, so that no flag of the operator's makes a share larger
         argv += ["--gpu-memory-utilization", f"{options.gpu_memory_utilization:g}"]
     return argv
+
+
+def _lora(options: EngineOptions) -> list[str]:
+    """As JSON: in the form name=path a comma in a path would begin another one. All may be used in one batch."""
+    if not options.adapters:
+        return []
+    base = options.served_names[0]
+    modules = [json.dumps({**module._asdict(), "base_model_name": base}) for module in options.adapters]
+    size = ["--max-loras", str(len(modules)), "--max-lora-rank", str(options.max_lora_rank)]
+    return ["--enable-lora", *size, "--lora-modules", *modules]
 
 
 def build_env(options: EngineOptions, host: HostOptions) -> dict[str, str]:

@@ -48,7 +48,7 @@ def about(call: Call) -> bytes:
     route, path, streamed = call.route, call.endpoint.path, call.body.stream
     known = route.about.get((path, streamed))
     if known is None:
-        told = {"engine_id": route.engine_id, "model": route.model, "path": path, "streamed": streamed}
+        told = {"engine_id": route.engine_id, "model": route.title, "path": path, "streamed": streamed}
         known = route.about[path, streamed] = msgspec.json.encode(told)[1:-1]
     return known
 
@@ -57,8 +57,8 @@ def prepare(call: Call, granted: int) -> None:
     """Makes the body what the engine is to get. `granted`: the generated tokens that are reserved."""
     body, route = call.body, call.route
     call.endpoint.limit(body, granted, route.max_model_len)
-    if body.model != route.model and body.model != route.name and call.name is not None:
-        body.set("model", route.model)  # an alias: the engine does not know it
+    if body.model != route.model and body.model != route.name and (call.name is not None or route.adapter):
+        body.set("model", route.model)  # an alias, or an adapter's full name: the engine does not know it
     if body.stream:
         body.known = route.known
     if (route.shared or route.users) and call.endpoint.generates:

@@ -57,10 +57,10 @@ async def find_engine(plane: Gateway, caller: Caller, endpoint: str, model: str,
     if endpoint and not found:
         raise ModelNotFound("inference_endpoint names no engine; take one from /active_models/.")
     route = await _found(plane, caller, found[1] if found else None, model or None, prompt)
-    if found and model and model not in route.names:
-        raise InvalidRequest(f"The engine at inference_endpoint serves {route.model}.", param="model")
+    if found and model and model not in route.names and model != route.model:
+        raise InvalidRequest(f"The engine at inference_endpoint serves {route.title}.", param="model")
     if route.task != "generate":
-        raise InvalidRequest(f"{route.model} makes embeddings and cannot chat.", param="model")
+        raise InvalidRequest(f"{route.title} makes embeddings and cannot chat.", param="model")
     return route
 
 

@@ -7,18 +7,25 @@ from typing import Any
 from inference.routing import Route
 
 
-def models_of(routes: list[Route], aliases: Collection[str], anthropic: bool) -> dict[str, dict[str, Any]]:
-    """Model objects by name, of models first and then of `aliases`. Engines of one name are one entry that names them;
-    a model whose name is an alias is what the alias says."""
+def models_of(
+    routes: list[Route], aliases: Collection[str], anthropic: bool, user_id: int
+) -> dict[str, dict[str, Any]]:
+    """Model objects by name: of models and adapters first, then of `aliases`, then of what the user calls adapters of
+    engines of their own. Engines of one name are one entry that names them; a name counts as it does in requests."""
     models: dict[str, dict[str, Any]] = {}
     routes = sorted(routes, key=lambda route: (route.created, route.name))
     for route in routes:
-        if route.model not in aliases:
-            _add(models, route.model, route, anthropic)
+        if route.title not in aliases:
+            _add(models, route.title, route, anthropic)
     for alias in sorted(aliases):
         for route in routes:
             if alias in route.meant:
                 _add(models, alias, route, anthropic)
+    taken = {*models, *(route.name for route in routes)}
+    own = [route for route in routes if route.own_name and route.owner_id == user_id and route.own_name not in taken]
+    for route in own:
+        if len({one.title for one in own if one.own_name == route.own_name}) == 1:
+            _add(models, route.own_name, route, anthropic)
     return models
 
 
@@ -48,7 +55,7 @@ def _openai(name: str, route: Route) -> dict[str, Any]:
         "owned_by": "vllm-portal",
         "max_model_len": route.max_model_len,
         "engines": [],
-    }
+    } | ({"parent": route.parent, "root": route.adapter} if route.adapter else {})
 
 
 def _anthropic(name: str, route: Route) -> dict[str, Any]:

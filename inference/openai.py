@@ -222,8 +222,10 @@ class DataPlane:
             raise WrongMethod(method, "GET, HEAD")
         # Nothing is admitted here that would check whether the token still counts, so the database is asked.
         caller = await plane.callers.identify_anew(authorization)
-        routes = plane.usable_by(caller) if engine_id is None else [plane.engine(caller, engine_id)]
-        models = models_of(routes, plane.routes.aliases, anthropic)
+        routes = plane.usable_by(caller)
+        if engine_id is not None:
+            routes = [route for route in routes if route.engine_id == engine_id] or [plane.engine(caller, engine_id)]
+        models = models_of(routes, plane.routes.aliases, anthropic, caller.user_id)
         if path == _MODELS:
             await reply.json(listed(models, anthropic))
             return

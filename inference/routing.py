@@ -17,11 +17,13 @@ _VERSIONS = Struct(">dd")
 
 @dataclass(slots=True)
 class Route:
-    """A READY engine as the data plane sees it."""
+    """A READY engine as the data plane sees it; or a LoRA adapter on one, which is one more model of that engine."""
 
     engine_id: str
     name: str
+    """The engine's."""
     model: str
+    """As the engine calls it: of an adapter the name that its owner chose."""
     owner_id: int | None
     shared: bool
     address: tuple[str, int]
@@ -40,6 +42,12 @@ class Route:
     """The beginnings of requests to it, by path; made by the relay."""
     about: dict[tuple[str, bool], bytes] = field(default_factory=dict)
     """What records say of it, as members of a JSON object, by path and whether it streams; made by `call.about`."""
+    adapter: str = ""
+    """What everybody calls the adapter, `<model>:<its repository>`; "": this is the model itself."""
+    parent: str = ""
+    """The adapter's model."""
+    own_name: str = ""
+    """What the adapter's owner may call it besides; "": that is an alias, or this is no adapter."""
     generation: int = 1
     known: dict[str, bytes] = field(default_factory=dict)
     """What the streams of this generation have told of it."""
@@ -52,6 +60,11 @@ class Route:
     """No longer in the snapshot: what has not been forwarded goes to another engine, if there is one."""
     resting: bool = False
     """In vLLM's own sleep, or on its way there or back: it runs, and would leave unanswered what is forwarded to it."""
+
+    @property
+    def title(self) -> str:
+        """What it is, for lists and records: the same for everybody."""
+        return self.adapter or self.model
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,34 +129,53 @@ class Routes:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """`clock`: the seconds that breakers are told."""
         self._clock = clock
+        self._known: dict[tuple[str, str], Route] = {}
+        """By engine and adapter."""
         self._by_id: dict[str, Route] = {}
         self._by_name: dict[str, list[Route]] = {}
+        self._by_owner: dict[tuple[int, str], list[Route]] = {}
+        """Adapters by what their owners call them."""
+        self._adapters: dict[str, list[Route]] = {}
+        """By the engine's id."""
         self.aliases: Aliases = {}
 
     def replace(self, engines: Iterable[Route], at_once: int = 256, aliases: Aliases | None = None) -> None:
-        """Takes a new snapshot; what is known of an engine that stays (its line, its speed) stays. `at_once`: the
-        requests that this process has under way at one engine. A name that is an alias means nothing else, also where
-        none of what it stands for runs: else who starts an engine of that name would get what is meant for others."""
+        """Takes a new snapshot, in which adapters come behind their engine; what is known of an engine that stays (its
+        line, its speed) stays. `at_once`: the requests that this process has under way at one engine. A name that is an
+        alias means nothing else, also where none of what it stands for runs: else who starts an engine of that name
+        would get what is meant for others. The names that people choose for adapters are nobody's but their own."""
         aliases = aliases or {}
-        by_id: dict[str, Route] = {}
+        known: dict[tuple[str, str], Route] = {}
         by_name: dict[str, list[Route]] = {}
+        by_owner: dict[tuple[int, str], list[Route]] = {}
+        adapters: dict[str, list[Route]] = {}
         for route in engines:
-            own = {route.model, route.name}
+            own = {route.adapter} if route.adapter else {route.model, route.name}
             route.meant = frozenset(alias for alias, targets in aliases.items() if not targets.isdisjoint(own))
-            route.names = route.meant | own
-            old = self._by_id.get(route.engine_id)
+            route.names = route.meant | own | {route.name}
+            route.own_name = route.model if route.adapter and route.model not in aliases else ""
+            key = (route.engine_id, route.adapter)
+            old = self._known.get(key)
             if old is not None and old.generation == route.generation:
                 for name in Route.__slots__:
                     if name not in ("line", "breaker", "known", "tokens_per_s", "gone"):
                         setattr(old, name, getattr(route, name))
                 route = old
+            if route.adapter:
+                base = known[route.engine_id, ""]
+                route.line, route.breaker = base.line, base.breaker
+                adapters.setdefault(route.engine_id, []).append(route)
             route.line.set_most(at_once)
-            by_id[route.engine_id] = route
+            known[key] = route
             for name in (own - aliases.keys()) | route.meant:
                 by_name.setdefault(name, []).append(route)
-        for engine_id, route in self._by_id.items():
-            route.gone = by_id.get(engine_id) is not route
-        self._by_id, self._by_name, self.aliases = by_id, by_name, aliases
+            if route.own_name and route.owner_id is not None:
+                by_owner.setdefault((route.owner_id, route.own_name), []).append(route)
+        for key, route in self._known.items():
+            route.gone = known.get(key) is not route
+        self._known, self._by_name, self._by_owner, self._adapters = known, by_name, by_owner, adapters
+        self.aliases = aliases
+        self._by_id = {engine_id: route for (engine_id, adapter), route in known.items() if not adapter}
 
     def resting(self, engine_id: str) -> Route | None:
         """The engine where it rests; None: it does not, or is not here."""
@@ -151,15 +183,20 @@ class Routes:
         return route if route is not None and route.resting else None
 
     def usable_by(self, caller: Caller) -> list[Route]:
-        return [route for route in self._by_id.values() if _may_use(caller, route)]
+        """Adapters as well."""
+        return [route for route in self._known.values() if _may_use(caller, route)]
 
     def find(self, caller: Caller, engine_id: str | None, model: str | None, asked: Asked | None = None) -> Route:
         """By the engine's id where one is given, else by model. Raises as `engine` and `model`."""
-        return self.engine(caller, engine_id) if engine_id is not None else self.model(caller, model, asked)
+        return self.engine(caller, engine_id, model) if engine_id is not None else self.model(caller, model, asked)
 
-    def engine(self, caller: Caller, engine_id: str) -> Route:
-        """Raises ModelNotFound, also for an engine of somebody else."""
+    def engine(self, caller: Caller, engine_id: str, model: str | None = None) -> Route:
+        """`model` may name an adapter of the engine; whatever else it is, the engine will judge. Raises ModelNotFound,
+        also for an engine of somebody else."""
         route = self._by_id.get(engine_id)
+        if route is not None and model is not None:
+            adapters = self._adapters.get(engine_id, ())
+            route = next((one for one in adapters if model in (one.model, one.adapter)), route)
         if route is None or not _may_use(caller, route):
             raise ModelNotFound("There is no such engine, or it is not ready. GET /active_models/ lists yours.")
         return route
@@ -168,11 +205,11 @@ class Routes:
         """Of the engines that serve `model` the one that `replicas` chooses, the caller's own before others'. None: the
         caller's only engine. Raises InvalidRequest, ModelNotFound."""
         if model is None:
-            candidates = self.usable_by(caller)
+            candidates = [route for route in self.usable_by(caller) if not route.adapter]
             if len({route.model for route in candidates}) > 1:
                 raise InvalidRequest("model is missing, and you may use several.", param="model", code="missing_field")
         else:
-            candidates = [route for route in self._by_name.get(model, ()) if _may_use(caller, route)]
+            candidates = self._named(caller, model) or self._only_one(self._own_adapters(caller, model), model)
         if len(candidates) == 1:
             return candidates[0]
         if not candidates:
@@ -182,12 +219,27 @@ class Routes:
 
     def instead(self, caller: Caller, model: str, failed: Route, asked: Asked) -> Route | None:
         """Another engine that can do what was to be done by one that cannot be reached. None: there is none."""
+        own = [route for route in self._own_adapters(caller, model) if route.adapter == failed.adapter]
         candidates = [
             route
-            for route in self._by_name.get(model, ())
-            if route is not failed and _may_use(caller, route) and _does_the_same(route, failed)
+            for route in self._named(caller, model) or own
+            if route.engine_id != failed.engine_id and _does_the_same(route, failed)
         ]
         return self._best(caller, candidates, asked) if candidates else None
+
+    def _named(self, caller: Caller, model: str) -> list[Route]:
+        return [route for route in self._by_name.get(model, ()) if _may_use(caller, route)]
+
+    def _own_adapters(self, caller: Caller, name: str) -> list[Route]:
+        return [route for route in self._by_owner.get((caller.user_id, name), ()) if _may_use(caller, route)]
+
+    def _only_one(self, adapters: list[Route], name: str) -> list[Route]:
+        """Raises InvalidRequest where they are not all the same."""
+        titles = sorted({route.title for route in adapters})
+        if len(titles) > 1:
+            which = " or ".join(titles[:5])
+            raise InvalidRequest(f"Your engines have several adapters {name[:64]}: ask for {which}.", param="model")
+        return adapters
 
     def _best(self, caller: Caller, candidates: list[Route], asked: Asked | None) -> Route:
         if len(candidates) == 1:
@@ -202,9 +254,14 @@ class Routes:
 
 
 def _may_use(caller: Caller, route: Route) -> bool:
-    if caller.models is not None and caller.models.isdisjoint(route.names):
+    if caller.models is not None and caller.models.isdisjoint(_for_keys(caller, route)):
         return False
     return route.shared or route.owner_id == caller.user_id or caller.is_admin or caller.user_id in route.users
+
+
+def _for_keys(caller: Caller, route: Route) -> frozenset[str]:
+    own = route.own_name and route.owner_id == caller.user_id
+    return route.names | {route.own_name} if own else route.names
 
 
 def _does_the_same(one: Route, other: Route) -> bool:

@@ -27,15 +27,25 @@ def read() -> Snapshot:
     aliases = {name: frozenset(targets) for name, targets in ModelAlias.objects.values_list("name", "targets")}
     awake, asleep = [], []
     for row in rows:
-        (awake if row.state in SERVING else asleep).append(_route(row, users[row.pk]))
+        (awake if row.state in SERVING else asleep).extend(_routes(row, users[row.pk]))
     return Snapshot(awake, asleep, aliases)
 
 
-def _route(engine: Engine, users: set[int]) -> Route:
+def _routes(engine: Engine, users: set[int]) -> list[Route]:
+    """The engine, and behind it its adapters."""
+    loaded = [
+        _route(engine, users, adapter.name, full_name, engine.model) for adapter, full_name in engine.adapters_by_name
+    ]
+    return [_route(engine, users, engine.model), *loaded]
+
+
+def _route(engine: Engine, users: set[int], model: str, adapter: str = "", parent: str = "") -> Route:
     return Route(
         engine_id=str(engine.id),
         name=engine.name,
-        model=engine.model,
+        model=model,
+        adapter=adapter,
+        parent=parent,
         owner_id=engine.owner_id,
         shared=engine.shared,
         address=(engine.host, engine.port or 0),

@@ -4,7 +4,7 @@ import argparse
 import math
 from collections.abc import Callable
 
-from portal_cli import chat, doctor, engines, keys, login, logs, usage
+from portal_cli import chat, doctor, engines, keys, launch, login, logs, recipes, usage
 from portal_cli.failures import EXPLAINED
 
 ABOUT = """\
@@ -29,6 +29,10 @@ def parser() -> argparse.ArgumentParser:
 
     _login(command)
     _engines(command)
+    text = "Starts that can be made again exactly: list (without a command), save, rm."
+    group = commands.add_parser("recipes", help=text, description=text, parents=[common], allow_abbrev=False)
+    group.set_defaults(run=recipes.recipes_list)
+    _recipes(command, group.add_subparsers(metavar="COMMAND"))
     _talk(command)
     text = "API keys for programs: list, make, revoke."
     group = commands.add_parser("keys", help=text, description=text, parents=[common], allow_abbrev=False)
@@ -59,8 +63,9 @@ def _login(command: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _engines(command: Callable[..., argparse.ArgumentParser]) -> None:
-    made = command("launch", engines.launch, "Starts an engine for a model and prints the engine's name.")
-    made.add_argument("model", metavar="MODEL", help="as on Hugging Face, such as facebook/opt-125m")
+    made = command("launch", launch.launch, "Starts an engine for a model and prints the engine's name.")
+    made.add_argument("model", metavar="MODEL", nargs="?", help="as on Hugging Face, such as facebook/opt-125m")
+    made.add_argument("--recipe", metavar="NAME", help="as this recipe says, in place of a model and its options")
     made.add_argument("--revision", metavar="NAME", help="branch, tag or commit of the model; main, as it is now")
     made.add_argument("--max-model-len", type=_count, metavar="TOKENS", help="longest request; the model's own")
     made.add_argument("--tensor-parallel-size", type=_count, metavar="GPUS")
@@ -70,6 +75,10 @@ def _engines(command: Callable[..., argparse.ArgumentParser]) -> None:
     made.add_argument("--seed", type=int)
     made.add_argument("--quantization", metavar="METHOD")
     made.add_argument("--tokenizer", metavar="NAME")
+    made.add_argument(
+        "--adapter", dest="adapters", action="append", type=_adapter, metavar="NAME=REPOSITORY[@REVISION]",
+        help="LoRA adapter that requests may name, repeatable",
+    )  # fmt: skip
     made.add_argument("--hf-token", metavar="TOKEN", help="for a model that needs one; - reads it from stdin")
     made.add_argument("--lease-hours", type=float, metavar="HOURS", help="it is stopped then")
     made.add_argument("--idle-minutes", type=_count, metavar="MINUTES", help="stopped after so long without a request")
@@ -92,6 +101,16 @@ def _engines(command: Callable[..., argparse.ArgumentParser]) -> None:
         made.add_argument("--no-wait", dest="wait", action="store_false", help="do not wait for the end")
         _timeout(made, 120)
     made.add_argument("--force", action="store_true", help="stop what still runs")
+
+
+def _recipes(command: Callable[..., argparse.ArgumentParser], within: argparse._SubParsersAction) -> None:
+    made = command("save", recipes.recipes_save, "Makes a recipe of an engine of yours.", within)
+    made.add_argument("name", metavar="NAME", help="how the recipe is called")
+    made.add_argument("engine", metavar="ENGINE", help="name of the engine, or its model or id")
+    made.add_argument("--notes", metavar="TEXT", help="for whoever starts it")
+    made.add_argument("--publish", action="store_true", help="for all users (admins only)")
+    made = command("rm", recipes.recipes_rm, "Deletes a recipe. Its engines stay.", within)
+    made.add_argument("name", metavar="NAME", help="of the recipe, or its id")
 
 
 def _talk(command: Callable[..., argparse.ArgumentParser]) -> None:
@@ -124,6 +143,15 @@ def _keys(command: Callable[..., argparse.ArgumentParser], within: argparse._Sub
 
 def _timeout(made: argparse.ArgumentParser, seconds: int) -> None:
     made.add_argument("--timeout", type=_positive, default=seconds, metavar="SECONDS", help=f"wait so long ({seconds})")
+
+
+def _adapter(text: str) -> dict[str, str]:
+    """A folder has no revision, and may have an @ in its name."""
+    name, is_there, model = text.partition("=")
+    if not is_there or not name or not model:
+        raise ValueError
+    model, _, revision = (model, "", "") if model.startswith("/") else model.partition("@")
+    return {"name": name, "model": model} | ({"revision": revision} if revision else {})
 
 
 def _count(text: str) -> int:

@@ -1,6 +1,5 @@
-"""`launch`, `ps`, `stop`, `rm`: engines from their start to their end."""
+"""`ps`, `stop`, `rm`: engines and their end."""
 
-import sys
 import time
 import uuid
 from argparse import Namespace
@@ -28,43 +27,6 @@ _TELL_AGAIN_S = 10.0
 Engine = dict[str, Any]
 
 
-def launch(given: Namespace, screen: Screen) -> None:
-    portal = Portal(find(given))
-    names = (
-        "model", "revision", "max_model_len", "tensor_parallel_size", "seed", "quantization", "tokenizer",
-        "gpu_memory_utilization", "lease_hours", "idle_minutes", "sleep_minutes",
-    )  # fmt: skip
-    wish = {name: getattr(given, name) for name in names if getattr(given, name) is not None}
-    if given.hf_token:
-        wish["hugging_face_hub_token"] = _hf_token(given.hf_token)
-    if given.shared:
-        wish["shared"] = True
-    # One launch is one engine, also when its answer got lost and it is sent again.
-    once = {"Idempotency-Key": str(uuid.uuid4())}
-    engine = portal.ask("POST", PATH, json=wish, headers=once, tries=3)
-    if given.wait:
-        engine = _wait(portal, engine, screen, lambda state: state == "READY", given.timeout)
-    if screen.as_json:
-        screen.data(engine)
-    elif engine["state"] != "FAILED":
-        screen.text(engine["name"])
-        screen.note(
-            f"Ready at {engine['endpoint']}" if engine["state"] == "READY" else f"It is {engine['state']}: portal ps"
-        )
-    if engine["state"] in ENDED:
-        raise Failure(_why(engine))
-
-
-def _hf_token(text: str) -> str:
-    return sys.stdin.readline().strip() if text == "-" else text
-
-
-def _why(engine: Engine) -> str:
-    told = [f"{engine['name']} has {'failed' if engine['state'] == 'FAILED' else 'been stopped'}"]
-    told += [str(engine[name]).rstrip(".") for name in ("cause", "advice") if engine[name]]
-    return ". ".join(told) + "."
-
-
 def ps(given: Namespace, screen: Screen) -> None:
     shown = list(Portal(find(given)).pages(PATH, **({} if given.all else {"state": RUNNING})))
     columns = ("NAME", "MODEL", "STATE", "SINCE", "OWNER", "DETAIL")
@@ -87,7 +49,7 @@ def stop(given: Namespace, screen: Screen) -> None:
             portal.ask("DELETE", f"{PATH}/{part(engine['id'])}", tries=3)
             engine = portal.ask("GET", f"{PATH}/{part(engine['id'])}", tries=3)
             if given.wait:
-                engine = _wait(portal, engine, screen, lambda state: False, given.timeout)
+                engine = wait(portal, engine, screen, lambda state: False, given.timeout)
         ended.append(engine)
         if not screen.as_json:
             screen.text(f"{engine['name']} {engine['state']}")
@@ -123,7 +85,7 @@ def named(portal: Portal, name: str) -> Engine:
     raise Failure(f"There is no engine {name}: see `portal ps --all`.", ExitCode.NOT_FOUND)
 
 
-def _wait(portal: Portal, engine: Engine, screen: Screen, is_there: Callable[[str], bool], timeout_s: float) -> Engine:
+def wait(portal: Portal, engine: Engine, screen: Screen, is_there: Callable[[str], bool], timeout_s: float) -> Engine:
     """Until `is_there(state)` or its end, telling each step. Raises Failure when the time is over."""
     deadline = time.monotonic() + timeout_s
     began, told, told_at = time.monotonic(), "", -_TELL_AGAIN_S

@@ -11,6 +11,7 @@ PAGES = {
     "", "/login", "/logout", "/keys", "/keys/<id>/revoke", "/password", "/password/<id>/<id>", "/playground",
     "/playground/token", "/usage", "/welcome", "/cards", "/cards/events", "/favicon.ico", "/engine/new", "/engine/fit",
     "/engine/<id>", "/engine/<id>/share", "/engine/<id>/keep", "/engine/<id>/wake", "/engine/<id>/stop",
+    "/engine/<id>/recipe", "/recipes", "/recipes/<id>/delete",
 }  # fmt: skip
 VERBS = {"get", "post", "put", "patch", "delete"}
 

@@ -14,8 +14,9 @@ from rest_framework.test import APIClient
 from accounts import keys
 from accounts.auth import issue_tokens
 from accounts.models import ApiKey, TokenLimit, User
-from engines import lifecycle
+from engines import lifecycle, recipes
 from engines.models import Engine
+from engines.recipe_models import Recipe
 from engines.states import State
 from inference import conversations
 from inference.models import Conversation, Message, ModelAlias, UsageRecord
@@ -94,6 +95,12 @@ ROWS = [
     own("get", "/api/v1/engines/{engine}/events"),
     own("get", "/api/v1/engines/{engine}/logs"),
     own("get", "/api/v1/engines/{engine}/logs/stream"),
+    each("get", "/api/v1/recipes"),
+    each("post", "/api/v1/recipes", {"name": "mine", "model": "acme/tiny"}, ok=201),
+    own("get", "/api/v1/recipes/{recipe}"),
+    own("patch", "/api/v1/recipes/{recipe}", {"notes": "changed"}),
+    own("delete", "/api/v1/recipes/{recipe}", ok=204),
+    own("post", "/api/v1/recipes/{recipe}/start", ok=202),
     each("get", "/api/v1/nodes"),
     each("get", "/api/v1/nodes/{node}"),
     # Keys: an admin sees and revokes everybody's, and makes none for others
@@ -173,6 +180,7 @@ def things(people, monkeypatch, tmp_path):
     return {
         "folder": write_model(tmp_path / "tiny"),
         "engine": engine.pk,
+        "recipe": recipes.from_engine(alice, engine, {"name": "alices-own-recipe"}).pk,
         "container": engine.container_id,
         "conversation": conversation.conversation_id,
         "usage": record.pk,
@@ -223,7 +231,7 @@ def call(people, things):
 
 def everything() -> str:
     """The rows of all people and what they have, without what a log-in writes."""
-    models = (User, TokenLimit, ApiKey, Engine, Conversation, Message, ModelAlias, UsageRecord)
+    models = (User, TokenLimit, ApiKey, Engine, Recipe, Conversation, Message, ModelAlias, UsageRecord)
     rows = [row for model in models for row in model.objects.order_by("pk")]
     return serializers.serialize("json", rows)
 
@@ -232,7 +240,8 @@ def test_each_endpoint_has_a_row():
     named = [(row.verb, row.path.replace("{", "<").replace("}", ">")) for row in ROWS]
     assert len(set(named)) == len(named)
     placeholder = {
-        name: "<id>" for name in ("engine", "conversation", "usage", "key", "alice", "node", "alias", "cached")
+        name: "<id>"
+        for name in ("engine", "recipe", "conversation", "usage", "key", "alice", "node", "alias", "cached")
     }
     paths = {(row.verb, row.path.format(**placeholder)) for row in ROWS}
     assert paths == routed() - {("post", "/llm_request")}  # which asks an engine

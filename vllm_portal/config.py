@@ -73,6 +73,10 @@ class Config(BaseSettings):
     device: Literal["cuda", "rocm", "cpu"] = Field("cuda", description="What vLLM engines compute on.")
     vllm_executable: str = Field("vllm", description="The `vllm` command that the process launcher runs.")
     docker_image: str = Field("vllm/vllm-openai:v0.32.0", description="Image of an engine; admins alone choose it.")
+    recipe_images: StrList = Field(
+        [],
+        description="Images, by name or id (sha256:…), that a recipe made with one of them is started with again.",
+    )
     docker_network: str | None = Field(
         None,
         description="Docker network shared with the portal; unset: a port on 127.0.0.1 that Docker picks.",

@@ -37,6 +37,7 @@ NAVIGATION = [
         "title": "Machines",
         "items": [
             _rows("Engines", "memory", "engines_engine"),
+            _rows("Recipes", "menu_book", "engines_recipe"),
             _rows("Model aliases", "label", "inference_modelalias"),
             _rows("GPUs", "developer_board", "engines_gpu"),
             _rows("Leases of GPUs", "lock_clock", "engines_gpulease"),

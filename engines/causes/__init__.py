@@ -4,7 +4,7 @@ The words are those of vLLM 0.4 to 0.32, PyTorch, Transformers, huggingface_hub 
 in tests/engines/logs/index.json.
 """
 
-from engines.causes import hub, machine, memory, model
+from engines.causes import adapter, hub, machine, memory, model
 
-KNOWN = [*memory.KNOWN, *hub.KNOWN, *model.KNOWN, *machine.KNOWN]
+KNOWN = [*adapter.KNOWN, *memory.KNOWN, *hub.KNOWN, *model.KNOWN, *machine.KNOWN]
 """What is more telling stands first: a worker that runs out of memory also breaks NCCL in the others."""

@@ -70,5 +70,11 @@ def _kind_of(engine: Engine) -> dict[str, str | int]:
         "tensor_parallel_size": engine.tensor_parallel_size,
         "quantization": engine.quantization,
         "kv_cache_dtype": flags.kv_cache_dtype[:40],
-        "flags": flags.text,
+        "flags": f"{flags.text} {_lora(engine)}".strip()[:300],
     }
+
+
+def _lora(engine: Engine) -> str:
+    """Its buffers are as large as the flags say, whatever the adapters are. The fit check never asks for such starts:
+    it would take what adapters leave for what there is."""
+    return f"--max-loras {len(engine.adapters)}" if engine.adapters else ""

@@ -89,7 +89,8 @@ def ask(order: Order, kv_cache_dtype: str = "auto", given: Sequence[Place] = ())
         fits=_any([verdict.fits for verdict in verdicts]),
         fits_now=_any([_now(verdict, order.tensor_parallel_size) for verdict in verdicts]),
         verdicts=verdicts,
-        notes=_notes(shape, description, wish, places, host),
+        notes=_notes(shape, description, wish, places, host)
+        + (["Adapters take memory, too, which is not counted."] if order.adapters else []),
     )
 
 

@@ -32,6 +32,8 @@ class LaunchSpec:
     image: str = ""
     model_dir: str | None = None
     """A local model directory, to be mounted read-only at the same path."""
+    adapter_dirs: tuple[str, ...] = ()
+    """Likewise."""
     compile_cache: str | None = None
     """A folder of this machine where what is compiled stays, of this owner and image alone."""
 
@@ -54,6 +56,8 @@ class Observation:
     host: str = ""
     port: int | None = None
     """host and port: where the engine listens, or will once it has loaded. Set while RUNNING."""
+    image_digest: str = ""
+    """Docker's id of the image that it was made of; "": there is none."""
     exit_code: int | None = None
     """None: not known. 0 is no proof of a clean end: a killed vLLM worker gives 0 too."""
     oom_killed: bool = False

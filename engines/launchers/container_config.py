@@ -129,7 +129,7 @@ def _gpus(spec: LaunchSpec) -> dict[str, Any]:
 
 
 def _folders(spec: LaunchSpec, settings: DockerSettings) -> dict[str, Any]:
-    """The Hugging Face cache, a local model, and what was compiled before.
+    """The Hugging Face cache, a local model, local adapters, and what was compiled before.
 
     Of a cache folder only the models: the operator's own token lies beside them. A cache or model of another user
     than root needs DAC_OVERRIDE, which root in a container otherwise has by default.
@@ -143,9 +143,8 @@ def _folders(spec: LaunchSpec, settings: DockerSettings) -> dict[str, Any]:
         binds = [f"{folder}/hub:{CONTAINER_HF_CACHE}/hub"]
     if spec.compile_cache:
         binds.append(f"{spec.compile_cache}:{CONTAINER_COMPILE_CACHE}")  # made by Docker where it has just gone
-    mounts = []
-    if spec.model_dir:
-        mounts.append({"Type": "bind", "Source": spec.model_dir, "Target": spec.model_dir, "ReadOnly": True})
+    local = dict.fromkeys(filter(None, (spec.model_dir, *spec.adapter_dirs)))  # each once: Docker wants it so
+    mounts = [{"Type": "bind", "Source": path, "Target": path, "ReadOnly": True} for path in local]
     return {"Binds": binds, "Mounts": mounts} | (
         {"CapAdd": ["DAC_OVERRIDE"]} if folder or mounts or spec.compile_cache else {}
     )

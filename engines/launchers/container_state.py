@@ -31,7 +31,7 @@ def observe(inspected: Mapping[str, Any]) -> Observation:
         host, port = _address(inspected)
         if port is None:
             return Observation(Status.UNKNOWN, inspected["Id"], message="it runs, but has no port yet")
-        return Observation(status, inspected["Id"], host, port)
+        return Observation(status, inspected["Id"], host, port, image_digest=inspected.get("Image", ""))
     if status is Status.EXITED:
         return Observation(
             status,

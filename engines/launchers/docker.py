@@ -35,7 +35,7 @@ from engines.launchers.container_config import (
     container_config,
 )
 from engines.launchers.container_state import is_portals, is_this_engine, listed, observe
-from engines.launchers.docker_failures import pull_failure, start_failure
+from engines.launchers.docker_failures import by_id_missing, pull_failure, start_failure
 from engines.launchers.pulling import PullProgress
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,8 @@ class DockerLauncher:
                 self._client().inspect_image(spec.image)
                 return
             except NotFound:
-                pass
+                if spec.image.startswith("sha256:"):
+                    raise by_id_missing(spec.image) from None
         said, said_at = "", 0.0
         pulling = PullProgress(spec.image)
         for message in self._pull(spec.image):

@@ -73,6 +73,15 @@ def pull_failure(message: str, image: str) -> StartFailed | None:
     return _disk_full(message)
 
 
+def by_id_missing(image: str) -> StartFailed:
+    """No registry is asked for an id: it would take it for a name and a tag."""
+    return StartFailed(
+        "image_missing",
+        f"the image {image} is not on this machine any more, and cannot be pulled by its id",
+        "Bring it by `docker pull` of a name that means it or `docker load`, or start without this recipe.",
+    )
+
+
 def _missing(image: str, message: str) -> StartFailed:
     return StartFailed(
         "image_missing",

@@ -72,6 +72,12 @@ class Cause:
         raise StartFailure(_CORE_FRAMES + text, _API_FRAMES + _CORE_ENDING, self.exit_code)
 
 
+def no_adapter(name: str) -> StartFailure:
+    """Its folder is not there, or holds none. The core goes on; it is the API server that ends."""
+    text = f"Loading lora {name} failed: No adapter found for"
+    return StartFailure("", f"{_API_FRAMES}ValueError: {text} <path>")
+
+
 CAUSES = {
     "max-model-len": Cause(
         "config",

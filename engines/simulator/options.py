@@ -5,6 +5,7 @@ that vLLM 0.32 does not have is refused as vLLM refuses it: two lines and exit c
 """
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Sequence
@@ -26,6 +27,15 @@ _SERVE_USAGE = """usage: vllm [-h] [-v]
 
 
 @dataclass(frozen=True)
+class Adapter:
+    """One of `--lora-modules`. `base`: the name of the model, where it is given."""
+
+    name: str
+    path: str
+    base: str = ""
+
+
+@dataclass(frozen=True)
 class Options:
     """One engine's settings. Seconds are floats, lengths are tokens."""
 
@@ -38,6 +48,7 @@ class Options:
     """What the log shows as non-default args: without keys and tokens."""
     api_keys: tuple[str, ...] = ()
     max_model_len: int = DEFAULT_MAX_MODEL_LEN
+    adapters: tuple[Adapter, ...] = ()
     max_num_seqs: int = 256
     pooling: bool = False
     enforce_eager: bool = False
@@ -99,7 +110,24 @@ def parse(argv: Sequence[str], key_of_environment: str = "", dev_mode: bool = Fa
     name = model[0] if model else flags.model
     if not name:
         parser.error("the following arguments are required: model_tag")
-    return _options(name, vars(flags), key_of_environment, dev_mode)
+    return _options(name, vars(flags), key_of_environment, dev_mode, _adapters(parser, flags.lora_modules or []))
+
+
+def _adapters(parser: argparse.ArgumentParser, items: Sequence[str]) -> tuple[Adapter, ...]:
+    """`name=path`, or JSON."""
+    found = []
+    for item in filter(None, items):
+        if "=" in item and "," not in item:
+            found.append(Adapter(*item.split("=", 1)))
+            continue
+        try:
+            told = json.loads(item)
+            found.append(Adapter(told["name"], told["path"], told.get("base_model_name") or ""))
+        except json.JSONDecodeError:
+            parser.error(f"Invalid JSON format for --lora-modules: {item}")
+        except (TypeError, KeyError, AttributeError) as error:
+            parser.error(f"Invalid fields for --lora-modules: {item} - {error}")
+    return tuple(found)
 
 
 def _dashed(word: str) -> str:
@@ -179,7 +207,9 @@ def _add_fault(group: argparse._ArgumentGroup, kind: str, known: Kind) -> None:
     group.add_argument(name, type=parsed, metavar=known.metavar, default=argparse.SUPPRESS, help=known.help, **optional)
 
 
-def _options(model: str, flags: dict[str, Any], key_of_environment: str, dev_mode: bool) -> Options:
+def _options(
+    model: str, flags: dict[str, Any], key_of_environment: str, dev_mode: bool, adapters: tuple[Adapter, ...]
+) -> Options:
     faults = {}
     for kind in KINDS:
         value = flags.get("simulate_" + kind.replace("-", "_"), False)
@@ -206,6 +236,7 @@ def _options(model: str, flags: dict[str, Any], key_of_environment: str, dev_mod
         given={"model_tag": model, "model": model} | given,
         api_keys=tuple(keys),
         max_model_len=length if length is not None and length > 0 else DEFAULT_MAX_MODEL_LEN,
+        adapters=adapters,
         max_num_seqs=flags["max_num_seqs"] or 256,
         pooling=flags["runner"] == "pooling"
         or (flags["runner"] in (None, "auto") and bool(_POOLING_NAMES.search(model))),

@@ -135,7 +135,8 @@ class Application:
 
     async def _models(self, exchange: Exchange) -> None:
         options = self._options
-        await exchange.answer(200, wire.to_json(wire.models_body(options.names, options.model, options.max_model_len)))
+        body = wire.models_body(options.names, options.model, options.max_model_len, options.adapters)
+        await exchange.answer(200, wire.to_json(body))
 
     async def _metrics(self, exchange: Exchange) -> None:
         engine = self._engine
@@ -295,7 +296,7 @@ class Application:
         name = requests.text(body, "model")
         if not name:
             return names[0]
-        if name not in names:
+        if name not in names and name not in {adapter.name for adapter in self._options.adapters}:
             raise unknown_model(name, ["<path>" if one.startswith("/") else one for one in names])
         return name
 

@@ -41,7 +41,8 @@ def announce(options: Options) -> None:
 
 
 async def load(options: Options) -> None:
-    """Takes `start_seconds`. Raises failures.StartFailure where the start is to fail, or a local model is missing."""
+    """Takes `start_seconds`. Raises failures.StartFailure where the start is to fail, or a local model or adapter is
+    missing."""
     cause = _cause(options)
     pause = options.start_seconds / (_SHARDS + 3)
     await asyncio.sleep(pause)
@@ -82,7 +83,15 @@ async def load(options: Options) -> None:
     )
     await asyncio.sleep(pause)
     log(f"init engine (profile, create kv cache, warmup model) took {pause:.2f} s", "core.py:402", "EngineCore")
+    _load_adapters(options)
     log(f"Supported tasks: {['embed'] if options.pooling else ['generate']}", "entry.py:136")
+
+
+def _load_adapters(options: Options) -> None:
+    for adapter in options.adapters:
+        if adapter.path.startswith("/") and not Path(adapter.path, "adapter_config.json").is_file():
+            raise failures.no_adapter(adapter.name)
+        log(f"Loaded new LoRA adapter: name '{adapter.name}', path '{adapter.path}'", "serving.py:229")
 
 
 def _cause(options: Options) -> failures.Cause | None:

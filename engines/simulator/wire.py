@@ -17,6 +17,7 @@ import msgspec
 from engines.simulator.answers import Answer
 from engines.simulator.errors import ENGINE_DEAD
 from engines.simulator.misbehaviour import Faults
+from engines.simulator.options import Adapter
 
 DONE = b"data: [DONE]\n\n"
 FINGERPRINT = "vllm-0.32.0-simulated"
@@ -189,7 +190,15 @@ class AnswerFormat:
         }
 
 
-def models_body(names: tuple[str, ...], root: str, max_model_len: int) -> dict[str, Any]:
+def models_body(
+    names: tuple[str, ...], root: str, max_model_len: int, adapters: tuple[Adapter, ...] = ()
+) -> dict[str, Any]:
+    cards = [_card(name, root, None, max_model_len) for name in names]
+    cards += [_card(adapter.name, adapter.path, adapter.base or names[0], None) for adapter in adapters]
+    return {"object": "list", "data": cards}
+
+
+def _card(name: str, root: str, parent: str | None, max_model_len: int | None) -> dict[str, Any]:
     created = int(time.time())
     permission = {
         "object": "model_permission",
@@ -204,20 +213,16 @@ def models_body(names: tuple[str, ...], root: str, max_model_len: int) -> dict[s
         "group": None,
         "is_blocking": False,
     }
-    cards = [
-        {
-            "id": name,
-            "object": "model",
-            "created": created,
-            "owned_by": "vllm",
-            "root": root,
-            "parent": None,
-            "max_model_len": max_model_len,
-            "permission": [{"id": f"modelperm-{uuid.uuid4().hex}"} | permission],
-        }
-        for name in names
-    ]
-    return {"object": "list", "data": cards}
+    return {
+        "id": name,
+        "object": "model",
+        "created": created,
+        "owned_by": "vllm",
+        "root": root,
+        "parent": parent,
+        "max_model_len": max_model_len,
+        "permission": [{"id": f"modelperm-{uuid.uuid4().hex}"} | permission],
+    }
 
 
 def embeddings_body(

@@ -80,6 +80,10 @@ def cast(portal: PortalProcess) -> str:
         asleep.replace("-", ""),
     )
     portal.wait_for(lambda: alice.get(f"/api/v1/engines/{asleep}").json()["state"] == "ASLEEP", 30, "one to sleep")
+    notes = "For the exam: one GPU, two hours."
+    alice.post("/api/v1/recipes", name="exam", engine=ready, notes=notes, lease_hours=2)
+    options = {"seed": 7, "adapters": [{"name": "sql", "model": "acme/mistral-sql"}]}
+    portal.admin().post("/api/v1/recipes", name="course", model="mistralai/Mistral-7B-v0.3", published=True, **options)
     bob.post("/vllm_request/start", Model="sentence-transformers/all-MiniLM-L6-v2", shared=True)
     return ready
 
@@ -106,6 +110,11 @@ def pictures(browser, portal: PortalProcess, engine_id: str, folder: Path, kind:
     visit.page.goto("/engine/new?model=facebook/opt-125m")
     visit.page.wait_for_selector("#verdict .fits")
     take("start")
+    visit.page.goto("/recipes")
+    take("recipes")
+    visit.page.click(".card a.button >> nth=0")
+    visit.page.wait_for_selector("#verdict .fits")
+    take("start-recipe")
     visit.page.goto("/playground")
     visit.page.fill("[data-prompt]", "What is a token?")
     visit.page.press("[data-prompt]", "Enter")

@@ -9,7 +9,8 @@ from tests.journeys.portal_process import ADMIN_PASSWORD
 __all__ = ["alice", "engine", "portal", "visit"]
 
 PAGES = [
-    "/", "/engine/{id}", "/engine/new", "/engine/new?again={id}", "/playground", "/keys", "/usage", "/usage?days=365",
+    "/", "/engine/{id}", "/engine/new", "/engine/new?again={id}", "/engine/new?recipe=looked+at", "/recipes",
+    "/playground", "/keys", "/usage", "/usage?days=365",
     "/password",
 ]  # fmt: skip
 OF_ADMINS = [
@@ -19,7 +20,7 @@ OF_ADMINS = [
 ]  # fmt: skip
 TABLES = [
     "admin/logentry", "accounts/user", "accounts/apikey", "auth/group", "engines/engine", "engines/gpu",
-    "engines/gpulease", "engines/startmeasure", "inference/modelalias", "inference/conversation",
+    "engines/gpulease", "engines/recipe", "engines/startmeasure", "inference/modelalias", "inference/conversation",
     "inference/usagerecord", "inference/auditrun",
 ]  # fmt: skip
 OF_TABLES = [f"/admin/{table}/" for table in TABLES] + [
@@ -47,6 +48,7 @@ def test_each_page_is_sound_for_everybody(visit, portal, engine, axe, size, sche
     engine_id = engine("acme/looked-at")
     session = portal.log_in("alice", "correct horse")
     session.post("/v1/chat/completions", model="acme/looked-at", messages=[{"role": "user", "content": "Hello"}])
+    session.post("/api/v1/recipes", name="looked at", engine=engine_id, notes="Of 1 GPU.")
     one = visit(viewport=size, color_scheme=scheme)
     assert wrong_on(one, axe, ["/", "/login"]) == {}
     one.log_in("alice", "correct horse")

@@ -42,6 +42,49 @@ def test_the_form_writes_the_same_order_for_a_terminal(visit, alice):
     assert "model" in page.inner_text("#verdict"), "it is no name of a model"
 
 
+def test_a_recipe_is_kept_chosen_and_started(visit, engine):
+    engine_id = engine("acme/to-be-kept")
+    page = visit().log_in("alice", "correct horse").page
+    page.goto(f"/engine/{engine_id}")
+    page.click("summary >> text=Keep it as a recipe")
+    page.fill("#recipe-name", "my exam")
+    page.click("text=Keep it >> nth=-1")
+    assert "my exam" in page.inner_text("[role=status]")
+    page.click(".card:has-text('my exam') a.button")
+    assert page.input_value("#model") == "acme/to-be-kept"
+    assert page.inner_text("#as-portal") == "portal launch --recipe 'my exam'"
+    page.fill("#lease_hours", "2")
+    assert page.inner_text("#as-portal") == "portal launch --recipe 'my exam' --lease-hours 2"
+    assert "/start -H" in page.inner_text("#as-curl")
+    assert page.inner_text("#as-curl").endswith("""-d '{"lease_hours":2}'""")
+    page.fill("#seed", "7")
+    page.fill("#adapters", "sql=acme/sql@v1\nmine=/models/a@b")
+    words = "portal launch acme/to-be-kept --tensor-parallel-size 1 --seed 7 --lease-hours 2"
+    assert page.inner_text("#as-portal") == f"{words} --adapter 'sql=acme/sql@v1' --adapter 'mine=/models/a@b'"
+    assert '{"name":"sql","model":"acme/sql","revision":"v1"},{"name":"mine","model":"/models/a@b"}' in page.inner_text(
+        "#as-curl"
+    )
+    page.fill("#seed", "")
+    page.fill("#adapters", "")
+    page.click("text=Start the engine")
+    assert "my exam" in page.inner_text(".facts")
+    page.click("text=Stop")
+
+
+def test_names_are_completed_and_a_recipe_is_chosen_by_the_keyboard(visit, portal, engine):
+    engine_id = engine("acme/completed")
+    portal.log_in("alice", "correct horse").post("/api/v1/recipes", name="chosen", engine=engine_id)
+    page = visit(java_script_enabled=False).log_in("alice", "correct horse").page
+    page.goto("/engine/new")
+    assert page.locator("#models option[value='acme/completed']").count() == 1
+    page.focus("#recipe")
+    page.keyboard.type("chosen")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/engine/new?recipe=*")
+    assert page.input_value("#model") == "acme/completed"
+
+
 def test_without_scripts_everything_can_be_done(visit, engine):
     engine("acme/plain")
     page = visit(java_script_enabled=False).log_in("alice", "correct horse").page

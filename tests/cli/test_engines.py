@@ -37,6 +37,74 @@ def test_a_launch_whose_answer_is_lost_is_sent_again_as_the_same(at_stand_in, st
     assert stand_in.asked[-1].headers["idempotency-key"] != first.headers["idempotency-key"]
 
 
+RECIPE = {
+    "id": 7, "name": "exam", "owner": "root", "published": True, "model": "facebook/opt", "notes": "for the exam",
+    "measured": {"starts": 2, "load_s": 71.5, "tokens_per_s": 900.0, "kv_cache_tokens": 4096}, "warnings": [],
+}  # fmt: skip
+
+
+def test_a_launch_from_a_recipe_says_only_what_the_recipe_does_not(at_stand_in, stand_in):
+    stand_in.page("GET /api/v1/recipes", RECIPE | {"id": 5, "name": "other"}, RECIPE)
+    stand_in.on("POST /api/v1/recipes/7/start", engine("QUEUED", warnings=["The image is another."]), 202)
+    done = at_stand_in("launch", "--recipe", "exam", "--lease-hours", "2", "--hf-token", "-", typed="hf_secret\n")
+    assert (done.returncode, done.stdout) == (0, "opt-3fa9\n")
+    assert "Warning: The image is another." in done.stderr
+    (asked,) = stand_in.asked_for("POST /api/v1/recipes/7/start")
+    assert asked.body == {"lease_hours": 2.0, "hugging_face_hub_token": "hf_secret"}
+    assert asked.headers["idempotency-key"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--seed", "1", "--recipe", "exam"), "leave out --seed."),
+        (("facebook/opt", "--recipe", "exam"), "leave out MODEL."),
+        (("--adapter", "sql=acme/sql", "--recipe", "exam"), "leave out --adapter."),
+        ((), "Name a model, or --recipe."),
+    ],
+)
+def test_a_launch_takes_a_recipe_or_options(at_stand_in, stand_in, arguments, said):
+    done = at_stand_in("launch", *arguments)
+    assert (done.returncode, done.stderr.rstrip().endswith(said)) == (2, True)
+    assert not stand_in.asked
+
+
+def test_adapters_are_named_one_by_one(at_stand_in, stand_in):
+    stand_in.on("POST /api/v1/engines", engine("QUEUED"), 202)
+    given = ("sql=acme/sql@v1", "law=acme/law", "mine=/models/a@b")
+    assert at_stand_in("launch", "acme/tiny", *(word for one in given for word in ("--adapter", one))).returncode == 0
+    assert stand_in.asked[-1].body["adapters"] == [
+        {"name": "sql", "model": "acme/sql", "revision": "v1"}, {"name": "law", "model": "acme/law"},
+        {"name": "mine", "model": "/models/a@b"},
+    ]  # fmt: skip
+    assert at_stand_in("launch", "acme/tiny", "--adapter", "acme/sql").returncode == 2
+
+
+def test_ones_own_recipe_goes_before_a_published_one(at_stand_in, stand_in):
+    stand_in.page("GET /api/v1/recipes", RECIPE, RECIPE | {"id": 9, "owner": "alice", "published": False})
+    for user in ("alice", "bob"):
+        stand_in.on("GET /api/v1/users/me", {"username": user})
+    stand_in.on("POST /api/v1/recipes/9/start", engine("QUEUED"), 202)
+    assert at_stand_in("launch", "--recipe", "exam").returncode == 0
+    stand_in.on("DELETE /api/v1/recipes/7", None, 204)
+    assert at_stand_in("recipes", "rm", "exam").returncode == 0
+    assert at_stand_in("launch", "--recipe", "none").returncode == 4
+
+
+def test_recipes_are_listed_and_saved(at_stand_in, stand_in):
+    stand_in.page("GET /api/v1/recipes", RECIPE | {"warnings": ["The image is another."]})
+    done = at_stand_in("recipes")
+    assert done.stdout.splitlines()[1].split() == [
+        "exam", "(published)", "facebook/opt", "root", "72", "s", "900.0", "4096", "for", "the", "exam",
+    ]  # fmt: skip
+    assert done.stderr == "exam: The image is another.\n"
+    stand_in.on(f"GET /api/v1/engines/{ID}", engine())
+    stand_in.on("POST /api/v1/recipes", RECIPE, 201)
+    assert at_stand_in("recipes", "save", "exam", ID, "--publish", "--notes", "for the exam").stdout == "exam\n"
+    (asked,) = stand_in.asked_for("POST /api/v1/recipes")
+    assert asked.body == {"name": "exam", "engine": ID, "notes": "for the exam", "published": True}
+
+
 def test_a_launch_that_waits_tells_each_step(at_stand_in, stand_in):
     stand_in.on("POST /api/v1/engines", engine("QUEUED"), 202)
     stand_in.on(f"GET /api/v1/engines/{ID}", engine("LOADING", detail="loading weights 45%"))

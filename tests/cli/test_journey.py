@@ -77,6 +77,33 @@ def test_an_engine_from_its_launch_to_its_end(person, portal):
     assert [one["state"] for one in given(alice, "ps", "--all")] == ["STOPPED"]
 
 
+def test_a_recipe_with_an_adapter_is_kept_and_started_again(person, portal):
+    alice, bob = person("alice"), person("bob")
+    options = ("--seed", "7", "--adapter", "sql=acme/tiny-sql", "--max-model-len", "1024")
+    launched = alice("launch", "acme/tiny", *options, "--wait", "--timeout", "60")
+    assert launched.returncode == 0, launched.stderr + portal.console()
+    name = launched.stdout.strip()
+    full = "acme/tiny:acme/tiny-sql"
+    assert {one["id"] for one in given(alice, "models")} == {"acme/tiny", full, "sql"}
+    assert given(alice, "chat", "sql", "-m", "Hello", "--max-tokens", "5")["model"] == "sql"
+    assert alice("recipes", "save", "exam", name, "--notes", "for the exam").stdout == "exam\n"
+    assert given(bob, "recipes") == []
+    assert bob("launch", "--recipe", "exam").returncode == 4
+    assert alice("recipes", "save", "exam", name).returncode == 1
+
+    again = alice("launch", "--recipe", "exam", "--lease-hours", "1", "--wait", "--timeout", "60")
+    assert again.returncode == 0, again.stderr + portal.console()
+    first, second = sorted(given(alice, "ps"), key=lambda engine: engine["created_at"])
+    for option in ("model", "revision", "seed", "max_model_len", "adapters"):
+        assert first[option] == second[option]
+    assert (second["recipe"], second["name"]) == ("exam", again.stdout.strip())
+    (recipe,) = given(alice, "recipes")
+    assert recipe["measured"]["starts"] == 2
+    assert recipe["vllm_version"] == "0.32.0-simulated"
+    assert alice("recipes", "rm", "exam").returncode == 0
+    assert alice("stop", first["name"], second["name"]).returncode == 0
+
+
 def test_what_was_spent_shows(person, portal):
     carol = person("carol")
     name = carol("launch", "some-org/carols-model", "--wait", "--timeout", "60").stdout.strip()

@@ -85,7 +85,7 @@ def test_what_is_no_url(cli, url):
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["nonsense"], ["launch"], ["launch", "m", "--max-model-len", "0"], ["launch", "m", "--timeout", "nan"],
+    [[], ["nonsense"], ["launch", "m", "--max-model-len", "0"], ["launch", "m", "--timeout", "nan"],
      ["keys"], ["keys", "make", "x", "--scope", "king"], ["keys", "make", "x", "--days", "99999999999"],
      ["chat", "--temperature", "hot"], ["usage", "--by", "moon"], ["ps", "--url"]],
 )  # fmt: skip

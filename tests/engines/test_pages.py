@@ -101,11 +101,11 @@ def test_a_start_is_measured_by_earlier_ones_of_its_model(alice, engine_in):
     assert (at(15).usual_s, at(15).seconds, at(15).left_s) == (40, 15, 25)
     assert at(41).left_s is None
     assert [(phase.name, phase.done, phase.now) for phase in at(1).phases][-1] == ("loading", False, True)
-    assert "fetching the image" not in [phase.name for phase in at(1).phases]
+    assert "fetching" not in [phase.name for phase in at(1).phases]
     container = Engine(state=State.LOADING, launcher="docker")
-    assert [phase.name for phase in cards.phases(container)][1:3] == ["fetching the image", "starting"]
+    assert [phase.name for phase in cards.phases(container)][1:3] == ["fetching", "starting"]
     container.download = {"bytes_done": 1}
-    assert [phase.name for phase in cards.phases(container)][1:3] == ["fetching the image", "downloading the model"]
+    assert [phase.name for phase in cards.phases(container)][1:3] == ["fetching", "downloading the model"]
     assert cards.card(engine_in(State.LOADING, model="acme/other"), alice, NOW).usual_s is None
 
 

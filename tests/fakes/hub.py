@@ -95,7 +95,7 @@ class FakeHub:
                     entry = listed(self.path.rpartition("/")[2], content)
                     large = entry.get("lfs")
                     etag = large["oid"] if isinstance(large, dict) else entry["oid"]
-                    headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{etag}"', "Content-Length": str(len(content))}
+                    headers |= {"ETag": f'"{etag}"', "Content-Length": str(len(content))}
                 for name, value in headers.items():
                     self.send_header(name, value)
                 self.end_headers()
@@ -173,10 +173,14 @@ class FakeHub:
         status, body, headers = self.model(name, True, token)
         if status != 200:
             return status, body, headers
-        content = self.files.get(path.partition("/")[2])
+        revision, _, file = path.partition("/")
+        commit = REVISIONS.get(unquote(revision))
+        if commit is None:
+            return 404, {"error": f"Invalid rev id: {revision}"}, {"X-Error-Code": "RevisionNotFound"}
+        content = self.files.get(file)
         if content is None:
-            return 404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"}
-        return 200, _bytes(content), {}
+            return 404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit}
+        return 200, _bytes(content), {"X-Repo-Commit": commit}
 
     def tree(self, name: str, commit: str, token: str) -> tuple[int, list | dict, dict]:
         status, body, headers = self.model(name, True, token)

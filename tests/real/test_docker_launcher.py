@@ -367,6 +367,14 @@ def test_an_image_whose_registry_does_not_answer_is_missing(rig: DockerRig) -> N
     assert "cannot be reached" in str(caught.value)
 
 
+def test_an_image_that_is_named_by_its_id_is_never_pulled(rig: DockerRig, engine_image: str) -> None:
+    identity = docker("image", "inspect", "-f", "{{.Id}}", engine_image)
+    rig.launcher().prepare(rig.spec(image=identity), print)
+    with pytest.raises(StartFailed) as caught:
+        rig.launcher().prepare(rig.spec(image=f"sha256:{'a' * 64}"), print)
+    assert (caught.value.code, "by its id" in str(caught.value)) == ("image_missing", True)
+
+
 def test_a_pull_that_hangs_ends_in_time(rig: DockerRig, registry: Registry) -> None:
     registry.hang()
     began = time.monotonic()

@@ -12,26 +12,48 @@ let asked = null; // the question under way: a newer one ends it
 function order() {
   const given = {};
   for (const [name, value] of new FormData(form)) {
-    if (!value || name === "csrfmiddlewaretoken") continue;
-    given[name] = name === "shared" ? true : NUMBERS.includes(name) ? Number(value) : value;
+    if (!value.trim() || name === "csrfmiddlewaretoken" || name === "recipe") continue;
+    if (name === "adapters") given[name] = value.split("\n").filter((line) => line.trim()).map(adapter);
+    else given[name] = name === "shared" ? true : NUMBERS.includes(name) ? Number(value) : value;
   }
   return given;
 }
+
+// A line such as sql=acme/llama-sql@v1. A folder has no revision, and may have an @ in its name.
+function adapter(line) {
+  const [name, ...rest] = line.split("=");
+  const text = rest.join("=").trim();
+  const at = text.startsWith("/") ? -1 : text.indexOf("@");
+  const model = at < 0 ? text : text.slice(0, at);
+  return { name: name.trim(), model, ...(at < 0 ? {} : { revision: text.slice(at + 1) }) };
+}
+
+// What the chosen recipe fixes, as long as nothing of it is changed; else it is an order like any other.
+const FIXED = ["model", "revision", "max_model_len", "tensor_parallel_size", "seed", "tokenizer", "quantization",
+  "gpu_memory_utilization", "adapters"];
+const fixed = form.dataset.fixed ? JSON.parse(form.dataset.fixed) : null;
+const isRecipe = () =>
+  fixed && FIXED.every((name) => form.elements[name].value.trim() === String(fixed[name] ?? "").trim());
 
 // Commands. A token is never written into them: it would end in the shell's history.
 const quoted = (text) => (/^[\w./:@-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`);
 
 function write() {
   const { hugging_face_hub_token: token, ...rest } = order();
-  const { model = "facebook/opt-125m", shared, ...flags } = rest;
-  const words = ["portal launch", quoted(model)];
+  if (isRecipe()) for (const name of FIXED) delete rest[name];
+  const { model = "facebook/opt-125m", shared, adapters = [], ...flags } = rest;
+  const words = isRecipe() ? ["portal launch --recipe", quoted(form.dataset.recipe)] : ["portal launch", quoted(model)];
   for (const [name, value] of Object.entries(flags)) words.push(`--${name.replaceAll("_", "-")}`, quoted(String(value)));
+  for (const { name, model, revision } of adapters)
+    words.push("--adapter", quoted(`${name}=${model}${revision ? "@" + revision : ""}`));
   if (shared) words.push("--shared");
   if (token) words.push("--hf-token -");
   document.getElementById("as-portal").textContent = words.join(" ");
-  const body = JSON.stringify({ model, ...rest, ...(token ? { hugging_face_hub_token: "…" } : {}) });
+  const path = isRecipe() ? `recipes/${form.dataset.recipeId}/start` : "engines";
+  const wanted = isRecipe() ? rest : { model, ...rest };
+  const body = JSON.stringify({ ...wanted, ...(token ? { hugging_face_hub_token: "…" } : {}) });
   document.getElementById("as-curl").textContent =
-    `curl ${form.dataset.portal}/api/v1/engines -H "Authorization: Bearer $TOKEN" ` +
+    `curl ${form.dataset.portal}/api/v1/${path} -H "Authorization: Bearer $TOKEN" ` +
     `-H 'Content-Type: application/json' -d ${quoted(body)}`;
 }
 

@@ -125,6 +125,11 @@ def test_a_running_container_without_its_port_yet_is_unknown() -> None:
     assert observe(container).status is Status.UNKNOWN
 
 
+def test_a_running_container_tells_its_images_id() -> None:
+    digest = f"sha256:{'a' * 64}"
+    assert observe(inspected("running") | {"Image": digest}).image_digest == digest
+
+
 def test_an_end_has_its_code_and_cause() -> None:
     observation = observe(inspected("exited", ExitCode=137, OOMKilled=True, Error="of Docker's"))
     assert (observation.exit_code, observation.oom_killed, observation.message) == (137, True, "of Docker's")

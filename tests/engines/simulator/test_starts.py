@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+from engines.diagnosis import diagnose
+from engines.launchers.base import Observation, Status
 from engines.simulator import failures, misbehaviour
 from tests.engines.simulator_process import (
     COMMAND,
@@ -210,3 +212,16 @@ def test_a_shutdown_timeout_is_kept(start):
         engine.process.terminate()
         assert b"EngineCore encountered an issue" in read_to_end(stream)
     assert engine.wait() == 0
+
+
+@pytest.mark.parametrize("module", ["{", '{"name": "sql"}', '"sql"', "[]"])
+def test_what_is_no_adapter_is_refused_as_an_argument(module):
+    with SimulatorProcess("--lora-modules", module) as process:
+        assert process.wait() == 2
+        assert "--lora-modules" in process.log()
+
+
+def test_an_adapters_folder_that_is_not_there_ends_it(tmp_path):
+    with SimulatorProcess("--enable-lora", "--lora-modules", f"sql={tmp_path}") as process:
+        assert process.wait() == 1
+        assert diagnose(process.log(), Observation(Status.EXITED, exit_code=1)).code == "adapter_missing"

@@ -37,3 +37,15 @@ def test_metrics_have_vllm_s_names(engine):
     assert re.search(r'^vllm:cache_config_info{.*num_gpu_blocks="\d+"} 1.0$', rows, re.MULTILINE)
     assert 'finished_reason="repetition"' in rows
     assert 'http_requests_total{handler="/v1/chat/completions",method="POST",status="2xx"}' in rows
+
+
+def test_adapters_are_models_with_a_parent(start):
+    modules = ['{"name": "sql", "path": "acme/sql", "base_model_name": "tiny"}', "law=acme/law"]
+    engine = start("--served-model-name", "tiny", "alias", "--enable-lora", "--lora-modules", *modules)
+    listed = engine.get("/v1/models").json()["data"]
+    assert [(card["id"], card["root"], card["parent"]) for card in listed] == [
+        ("tiny", "acme/tiny", None), ("alias", "acme/tiny", None), ("sql", "acme/sql", "tiny"),
+        ("law", "acme/law", "tiny"),
+    ]  # fmt: skip
+    assert engine.chat(model="sql", max_tokens=1).json()["model"] == "sql"
+    assert engine.chat(model="other", max_tokens=1).status == 404

@@ -45,8 +45,8 @@ for left in /var/run/docker.pid /var/run/docker/containerd/containerd.pid; do
 done
 
 say "starting dockerd (log: $LOG)"
-# Descriptor 9 is closed for the daemon: it would hold the lock for as long as it lives.
-setsid dockerd >"$LOG" 2>&1 </dev/null 9>&- &
+# Descriptors are closed for the daemon: it would hold the lock for as long as it lives, and one of whoever called this.
+setsid dockerd >"$LOG" 2>&1 </dev/null 3>&- 4>&- 5>&- 6>&- 7>&- 8>&- 9>&- &
 dockerd=$!
 deadline=$((SECONDS + START_SECONDS))
 until daemon_answers; do
