@@ -236,21 +236,13 @@ class Config(BaseSettings):
     )
 
     @model_validator(mode="after")
-    def _idle_within_total(self) -> "Config":
+    def _settings_fit_together(self) -> "Config":
         if self.idle_timeout_seconds > self.total_timeout_seconds:
             raise ValueError("idle_timeout_seconds must not exceed total_timeout_seconds")
-        return self
-
-    @model_validator(mode="after")
-    def _defaults_within_bounds(self) -> "Config":
         for name in ("lease_hours", "idle_stop_minutes", "sleep_minutes"):
             default, most = getattr(self, name), getattr(self, f"{name}_most")
             if default is not None and most is not None and default > most:
                 raise ValueError(f"{name} must not exceed {name}_most")
-        return self
-
-    @model_validator(mode="after")
-    def _sleep_before_stop(self) -> "Config":
         sleep, stop = self.sleep_minutes, self.idle_stop_minutes
         if sleep is not None and stop is not None and sleep >= stop:
             raise ValueError("sleep_minutes must be less than idle_stop_minutes: what is stopped first never sleeps")
