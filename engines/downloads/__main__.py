@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
+from contextlib import suppress
 from pathlib import Path
 
 from engines import contained
@@ -46,6 +47,7 @@ def main() -> None:
         return  # who was to give the order has died
     download = Download(Path(order.folder), order.name, order.commit)
     download.write_pid()
+    download.promise_outcome(order.engine)
     outcome = Outcome()
     try:
         _Work(order, download).run()
@@ -55,7 +57,8 @@ def main() -> None:
             traceback.print_exc()
             failure = Failure(UNFORESEEN, f"The download's process ended with a {type(error).__name__}.")
         outcome = Outcome(failure.code, failure.words)
-    download.write_outcome(order.engine, outcome)
+    with suppress(OSError):  # the next one tries again
+        download.write_outcome(order.engine, outcome)
     os._exit(0)  # the threads of other files may still be at work
 
 
@@ -223,7 +226,8 @@ class _Work:
 
     def _tell(self) -> None:
         while True:
-            self._download.write_progress(self._counter.progress())
+            with suppress(OSError):  # a full disk, which ends the download itself
+                self._download.write_progress(self._counter.progress())
             time.sleep(TELL_SECONDS)
 
 

@@ -25,6 +25,8 @@ from engines import hub_cache
 from engines.downloads.files import File, file
 from engines.locked_folder import LockedFolder
 
+_OUTCOME_BYTES = 4096
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -102,8 +104,14 @@ class Download(LockedFolder):
         except TypeError:
             return None
 
+    def promise_outcome(self, engine: str) -> None:
+        """Takes the room that it needs, for by then the disk may be full."""
+        self._outcome(engine).write_bytes(b"null".ljust(_OUTCOME_BYTES))
+
     def write_outcome(self, engine: str, outcome: Outcome) -> None:
-        write(self._outcome(engine), asdict(outcome))
+        """Into the room that was promised."""
+        with self._outcome(engine).open("r+b") as file:
+            file.write(json.dumps(asdict(outcome)).encode().ljust(_OUTCOME_BYTES))
 
     def forget_outcome(self, engine: str) -> None:
         self._outcome(engine).unlink(missing_ok=True)

@@ -342,6 +342,9 @@ def test_another_commit_is_another_download(tmp_path):
     first, second = (Download(tmp_path, "acme/open", commit) for commit in (COMMIT, OLD_COMMIT))
     first.path.mkdir()
     first.write_progress(Progress(1, 2))
+    first.promise_outcome("e1")
+    assert first.outcome("e1") is None
     first.write_outcome("e1", Outcome("disk_full"))
+    assert first.outcome("e1") == Outcome("disk_full")
     assert (second.progress(), second.outcome("e1"), first.outcome("e2")) == (Progress(), None, None)
     assert Path(first.path).parent == Path(second.path).parent
