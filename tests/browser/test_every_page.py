@@ -50,7 +50,7 @@ def test_each_page_is_sound_for_everybody(visit, portal, engine, axe, size, sche
     session.post("/v1/chat/completions", model="acme/looked-at", messages=[{"role": "user", "content": "Hello"}])
     session.post("/api/v1/recipes", name="looked at", engine=engine_id, notes="Of 1 GPU.")
     one = visit(viewport=size, color_scheme=scheme)
-    assert wrong_on(one, axe, ["/", "/login"]) == {}
+    assert wrong_on(one, axe, ["/", "/login", "/admin/login/"]) == {}
     one.log_in("alice", "correct horse")
     assert wrong_on(one, axe, PAGES, id=engine_id) == {}
 
@@ -72,3 +72,41 @@ def test_each_field_of_the_admins_forms_has_an_edge(visit, alice):
         if path.endswith(("/add/", "/change/")):
             page.goto(path)
             assert page.evaluate(without) == [], path
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_are_sound_in_states_that_pass_too(visit, portal, engine, axe, scheme):
+    """An engine that failed and one that sleeps, a key just made, a form with a mistake, a dialog, a search."""
+    for state, cause, advice, change in (
+        ("FAILED", "There is not enough memory.", "Take less.", '{"max_model_len": 256}'),
+        ("ASLEEP", "It had no request for 60 minutes.", "The next request wakes it.", None),
+    ):
+        ended = engine(f"acme/{state.lower()}")
+        portal.log_in("alice", "correct horse").post("/vllm_request/terminate", container_id=ended)
+        portal.change_rows(
+            "update engines_engine set state = ?, desired = 'sleep', cause = ?, advice = ?, change = ? where id = ?",
+            state, cause, advice, change, ended.replace("-", ""),
+        )  # fmt: skip
+    one = visit(color_scheme=scheme, viewport=PHONE).log_in("alice", "correct horse")
+    assert wrong_on(one, axe, ["/"]) == {}
+    assert one.page.is_visible("text=Start again with max_model_len 256")
+    one.page.goto("/keys")
+    one.page.fill("[name=name]", "notebook")
+    one.page.click("text=Make the key")
+    one.page.wait_for_selector("#clear-key")
+    found = {"a key": one.findings(axe)}
+    one.page.goto("/engine/new")
+    one.page.fill("#model", "no such/model/name")
+    one.page.click("text=Start the engine")
+    found["a mistake"] = one.findings(axe)
+    one.page.goto("/playground")
+    one.page.click("[data-show-code]")
+    found["a dialog"] = one.findings(axe)
+    admin = visit(color_scheme=scheme).log_in("admin", ADMIN_PASSWORD)
+    admin.page.goto("/admin/", wait_until="networkidle")
+    admin.page.keyboard.press("Control+k")
+    admin.page.keyboard.type("ali")
+    admin.page.wait_for_selector("#command-results-list a")
+    found["a search"] = admin.findings(axe)
+    one.wrong = [text for text in one.wrong if "400" not in text]  # the form's mistake
+    assert {state: findings for state, findings in found.items() if findings} == {}
