@@ -115,7 +115,9 @@ def learn(engine: Engine) -> None:
 
 
 def named(user: User, name: str) -> Recipe | None:
-    """By its id or its name: one's own before a published one."""
+    """By its id or its name: one's own before a published one. None: there is none, or that is no name."""
+    if not name.isprintable():
+        return None
     if name.isdecimal() and len(name) < 19 and (found := visible_to(user).filter(pk=int(name)).first()):
         return found
     own = Recipe.objects.filter(owner=user, name=name).first()

@@ -15,6 +15,7 @@ from engines.states import State
 from tests.engines.conftest import NOW
 from tests.engines.fit.tiny import safetensors
 from tests.fakes.hub import COMMIT, GOOD_TOKEN, OLD_COMMIT, POOR_TOKEN, FakeHub
+from tests.threads import lent
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -277,7 +278,7 @@ def test_the_fetch_is_a_step_of_the_start_that_says_so_and_can_be_stopped(hub, f
     monkeypatch.setattr(adapter_files, "LOOK_S", 0.02)
     engine = ordered(Adapter("sql", "acme/open", COMMIT), launcher="fake")
     hub.delay_s = 30
-    launch = threading.Thread(target=lambda: launching.launch(engine.pk))
+    launch = threading.Thread(target=lent(launching.launch), args=(engine.pk,))
     launch.start()
     try:
         for _ in range(500):
