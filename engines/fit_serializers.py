@@ -4,7 +4,7 @@ from rest_framework import serializers
 
 from engines.fit.budget import Place
 from engines.fit.flags import GIB
-from engines.v1_serializers import EngineOrderSerializer
+from engines.order_serializers import EngineOrderSerializer
 from vllm_portal.config import get_config
 from vllm_portal.rest import LenientIntegerField, StrictCharField
 

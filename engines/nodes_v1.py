@@ -12,8 +12,8 @@ from accounts.models import User
 from engines import room
 from engines.launchers.choice import chosen_name
 from engines.models import Engine, Gpu
+from engines.nodes_serializers import NodePageSerializer, NodeSerializer
 from engines.placement import SLICES
-from engines.v1_serializers import NodePageSerializer, NodeSerializer
 from vllm_portal.config import get_config
 from vllm_portal.errors import NotFound
 

@@ -13,10 +13,10 @@ from django.views.decorators.http import require_http_methods
 from engines import adapters, completion, recipe_differences, recipes, starting
 from engines.launchers.choice import chosen_name
 from engines.models import Engine
+from engines.order_serializers import EngineOrderSerializer
 from engines.preflight import Order
 from engines.recipe_models import Recipe
 from engines.serializers import portal_url
-from engines.v1_serializers import EngineOrderSerializer
 from engines.views import found
 from vllm_portal.config import get_config
 from vllm_portal.errors import CallerError, FieldError

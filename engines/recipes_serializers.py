@@ -6,9 +6,9 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from engines import recipe_differences, recipe_measures, recipes
+from engines.order_serializers import EngineOrderSerializer, IdleMinutesField, LeaseHoursField, NamesField
 from engines.recipe_models import Recipe
 from engines.serializers import OnBehalfSerializer, OptionalTextField
-from engines.v1_serializers import EngineOrderSerializer, IdleMinutesField, LeaseHoursField, NamesField
 from vllm_portal.rest import StrictCharField
 
 _FIXED = "The recipe fixes it: start with the options of your own, or make another recipe."

@@ -18,7 +18,8 @@ from engines.recipes_serializers import (
     RecipeSerializer,
     RecipeStartSerializer,
 )
-from engines.v1 import ACCEPTED, IDEMPOTENCY_KEY, owner_of, start_order
+from engines.v1 import IDEMPOTENCY_KEY, owner_of, start_order
+from engines.v1_examples import ACCEPTED
 from engines.v1_serializers import EngineResourceSerializer, validated
 from vllm_portal.errors import FieldError, NotFound
 from vllm_portal.rest import json_object

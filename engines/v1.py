@@ -31,16 +31,19 @@ from engines import (
     waking,
 )
 from engines.models import Engine, EngineEvent
-from engines.preflight import Order
-from engines.states import FINAL, GROWING
-from engines.v1_serializers import (
+from engines.order_serializers import (
     EngineChangeSerializer,
-    EngineEventSerializer,
-    EngineFilter,
     EngineOrderSerializer,
-    EngineResourceSerializer,
     EngineRetrySerializer,
     ExtensionSerializer,
+)
+from engines.preflight import Order
+from engines.states import FINAL, GROWING
+from engines.v1_examples import ACCEPTED, ONE
+from engines.v1_serializers import (
+    EngineEventSerializer,
+    EngineFilter,
+    EngineResourceSerializer,
     LogQuerySerializer,
     validated,
 )
@@ -48,76 +51,8 @@ from vllm_portal.errors import FieldError, NotFound
 from vllm_portal.rest import json_object
 from vllm_portal.v1 import Ordering, Page
 
-_ID = "9e107d9d-372b-4c1d-8f4a-3e2f5d1c0b07"
-_ENGINE = {
-    "id": _ID,
-    "name": "opt-125m-3fa9",
-    "model": "facebook/opt-125m",
-    "state": "LOADING",
-    "state_since": "2030-01-01T12:00:05Z",
-    "detail": "loading weights 45%",
-    "cause_code": "",
-    "cause": "",
-    "advice": "",
-    "change": None,
-    "owner": "alice",
-    "shared": False,
-    "shared_users": ["bob"],
-    "shared_groups": [],
-    "endpoint": f"https://portal.example/engines/{_ID}/v1",
-    "task": "generate",
-    "max_model_len": 1024,
-    "revision": "0e9e39f249a16976918f6564b8830bc894c89659",
-    "tensor_parallel_size": 1,
-    "seed": None,
-    "tokenizer": "",
-    "quantization": "",
-    "gpu_memory_utilization": None,
-    "adapters": [{"name": "sql", "model": "acme/opt-125m-sql", "revision": "3f2c7c4a7e2d4c5b9f0e1d2c3b4a59687766554c"}],
-    "launcher": "docker",
-    "device": "cuda",
-    "image": "vllm/vllm-openai:latest",
-    "container_id": "vllm-portal-9e107d9d372b-1",
-    "created_at": "2030-01-01T12:00:00Z",
-    "ready_at": None,
-    "ended_at": None,
-    "timeline": [
-        {"phase": "queue", "started_at": "2030-01-01T12:00:00Z", "duration_s": 0.4, "detail": ""},
-        {"phase": "download", "started_at": "2030-01-01T12:00:02Z", "duration_s": 3.0, "detail": "250.5 MB, 83.5 MB/s"},
-        {"phase": "boot", "started_at": "2030-01-01T12:00:05Z", "duration_s": 9.0, "detail": ""},
-        {"phase": "load", "started_at": "2030-01-01T12:00:14Z", "duration_s": None, "detail": ""},
-    ],
-    "eta_s": 41.0,
-    "download": {
-        "bytes_done": 250540281,
-        "bytes_total": 250540281,
-        "percent": 100,
-        "bytes_per_s": 83513427.0,
-        "eta_s": 0.0,
-        "trouble": "",
-    },
-    "live": None,
-    "lease_ends_at": "2030-01-01T20:00:00Z",
-    "sleep_level": 1,
-    "sleep_minutes": 15,
-    "idle_minutes": 60,
-    "wakes": True,
-    "keep_until": None,
-    "idle_since": None,
-    "sleep_at": None,
-    "idle_stop_at": None,
-    "queue": None,
-    "image_digest": "sha256:5b0bcabd1ed22e9fb1310cf6c2dec7cdef19f0ad69efa1f392e94a4333501270",
-    "vllm_version": "0.32.0",
-    "recipe": None,
-    "warnings": [],
-}
 SHARING = ("shared", "shared_users", "shared_groups")
 _PRIVATE = {"shared": False, "shared_users": [], "shared_groups": []}
-_ONE = OpenApiExample("One engine", _ENGINE, response_only=True)
-ACCEPTED = OpenApiExample("Accepted", {**_ENGINE, "state": "QUEUED"}, response_only=True, status_codes=["202"])
-
-
 IDEMPOTENCY_KEY = OpenApiParameter(
     "Idempotency-Key",
     location=OpenApiParameter.HEADER,
@@ -139,7 +74,7 @@ class _EventPage(Page):
     ordering = "id"
 
 
-@extend_schema_view(list=extend_schema(examples=[_ONE]), retrieve=extend_schema(examples=[_ONE]))
+@extend_schema_view(list=extend_schema(examples=[ONE]), retrieve=extend_schema(examples=[ONE]))
 class EngineViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericViewSet):
     """Engines in any state: your own and those shared with you; for admins all. Events and logs: of your own."""
 
@@ -205,7 +140,7 @@ class EngineViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericVie
     @extend_schema(
         request=EngineChangeSerializer,
         examples=[
-            _ONE,
+            ONE,
             OpenApiExample("With some", {"shared_users": ["bob"], "shared_groups": ["nlp"]}, request_only=True),
             OpenApiExample("With nobody", _PRIVATE, request_only=True),
         ],
@@ -224,7 +159,7 @@ class EngineViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericVie
     @extend_schema(
         request=ExtensionSerializer,
         responses={200: EngineResourceSerializer},
-        examples=[_ONE, OpenApiExample("Until tonight", {"hours": 8}, request_only=True)],
+        examples=[ONE, OpenApiExample("Until tonight", {"hours": 8}, request_only=True)],
     )
     @action(detail=True, methods=["post"], filterset_class=None)
     def extend(self, request: Request, pk: str) -> Response:
@@ -236,7 +171,7 @@ class EngineViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericVie
     @extend_schema(
         request=None,
         responses={202: EngineResourceSerializer, 409: OpenApiResponse(description="It does not sleep.")},
-        examples=[_ONE],
+        examples=[ONE],
         filters=False,
     )
     @action(detail=True, methods=["post"], filterset_class=None)

@@ -24,9 +24,9 @@ from engines import (
     waking,
 )
 from engines.models import Engine
+from engines.order_serializers import EngineChangeSerializer, ExtensionSerializer, SharingSerializer
 from engines.serializers import portal_url
 from engines.states import FINAL
-from engines.v1_serializers import EngineChangeSerializer, ExtensionSerializer, SharingSerializer
 from vllm_portal.errors import CallerError, FieldError
 
 
