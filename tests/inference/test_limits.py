@@ -1,6 +1,7 @@
 """Limits by time and number, of users and of keys, and the line of those who wait; against a real Redis, no engine."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -297,16 +298,19 @@ def test_headers_name_requests_only_where_they_are_limited():
 
 def test_a_stream_that_was_extended_very_often_is_settled_all_the_same():
     """What it counts in has grown beyond what a settlement has room for; the ledger knows it."""
-    quota(td=10_000_000, tM=10_000_000, gl=10_000_000)
+    of_long_id = replace(KEY, key_id=10**15)
+    for subject in (1, f"k{10**15}"):
+        quota(subject, td=10_000_000, tM=10_000_000, gl=10_000_000)
 
     async def scenario(admission):
-        stream = await reserve(admission, prompt=1, generated=1)
-        for _ in range(2500):
-            admission.extend(stream, 1, lambda granted: None)
-        await admission.link.ask(b"alive")
+        stream = await reserve(admission, caller=of_long_id, prompt=1, generated=1)
+        for _ in range(10):
+            for _ in range(70):
+                admission.extend(stream, 1, lambda granted: None)
+            await admission.link.ask(b"alive")
         assert len(stream.holds) > 2**16
         settle(admission, stream, prompt=1, generated=500)
 
     ledger(scenario)
     assert (held()["gr"], held()["gu"]) == (0, 500)
-    assert sorted(int(value) for value in client().mget(client().keys("win:*"))) == [501, 501]
+    assert sorted(int(value) for value in client().mget(client().keys("win:*"))) == [501] * 4
