@@ -92,10 +92,8 @@ class UsageRecordAdmin(Listed):
         term = search_term.strip()
         if not term:
             return queryset, False
-        if queryset.filter(request_id=term).exists():
-            return queryset.filter(request_id=term), False
         models = {term} | set(Engine.objects.filter(model__icontains=term).values_list("model", flat=True))
-        return queryset.filter(_of_people(term) | Q(model__in=models)), False
+        return queryset.filter(Q(request_id=term) | _of_people(term) | Q(model__in=models)), False
 
 
 @admin.register(AuditRun)

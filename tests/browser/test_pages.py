@@ -155,7 +155,7 @@ def test_the_menus_of_the_admin_run_under_its_policy(visit, engine):
     page = visit().log_in("admin", ADMIN_PASSWORD).page
     page.goto("/admin/", wait_until="networkidle")
     page.keyboard.press("Control+k")
-    page.keyboard.type("searched-for")
+    page.locator("#search-input-command").press_sequentially("searched-for")
     page.wait_for_selector("#command-results-list a[href*='/admin/engines/engine/']")
     page.goto("/admin/engines/engine/", wait_until="networkidle")
     page.check("#action-toggle")
