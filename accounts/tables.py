@@ -12,6 +12,8 @@ class Table(ModelAdmin):
     """Few rows a page: unfold draws each cell by templates, a row in more than a millisecond."""
 
     list_per_page = 15
+    found_by_search = True
+    """Its rows are among what the search over everything finds."""
 
 
 class FirstPages(Paginator):

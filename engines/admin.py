@@ -137,6 +137,7 @@ class StartMeasureAdmin(ReadOnly, Table):
         "measured_at",
     )  # fmt: skip
     search_fields = ("model", "gpu_name", "image")
+    found_by_search = False  # what was measured belongs to engines, which are found
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return request.user.is_admin

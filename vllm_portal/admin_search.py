@@ -18,6 +18,7 @@ def found(request: HttpRequest, term: str) -> list[SearchResult]:
         result
         for page in admin.site._registry.values()
         if page.get_search_fields(request) and page.has_view_permission(request)
+        if getattr(page, "found_by_search", True)
         for result in _of_table(page, request, term)
     ]
 
