@@ -6,6 +6,7 @@ from datetime import date, timedelta
 from math import ceil, log10
 
 WIDTH, HEIGHT = 1000, 200
+STEPS = 60
 _GAP = 0.2  # of a bar's place
 
 
@@ -65,12 +66,16 @@ def _bar(number: int, place: float, top: int, day: date, prompt: int, generated:
 
 
 def over_time(values: Sequence[int]) -> str:
-    """An SVG path that fills 100 by 20: one step for each day, the largest as high as the drawing. "" of nothing."""
-    top = max(values, default=0)
+    """An SVG path within 100 by 20: a step for each day, or for so many that there are at most STEPS. The largest is
+    as high as the drawing. "" of nothing."""
+    days = -(-len(values) // STEPS) or 1
+    ends = range(len(values) % days or days, len(values) + 1, days)
+    sums = [sum(values[max(0, end - days) : end]) for end in ends]
+    top = max(sums, default=0)
     if not top:
         return ""
-    width = 100 / len(values)
-    steps = (f"V{20 - 20 * value / top:.1f}h{width:.3f}" for value in values)
+    width = 100 / len(sums)
+    steps = (f"V{20 - 20 * total / top:.1f}h{width:.2f}" for total in sums)
     return f"M0 20{''.join(steps)}V20Z"
 
 

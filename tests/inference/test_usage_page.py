@@ -217,8 +217,15 @@ def test_each_model_and_key_has_its_days_drawn(alice, spend):
 
 
 def test_a_course_is_as_high_as_its_largest_day():
-    assert over_time([5, 0, 10]) == "M0 20V10.0h33.333V20.0h33.333V0.0h33.333V20Z"
+    assert over_time([5, 0, 10]) == "M0 20V10.0h33.33V20.0h33.33V0.0h33.33V20Z"
     assert over_time([0, 0]) == over_time([]) == ""
+
+
+def test_many_days_are_drawn_in_few_steps_and_today_is_in_the_last():
+    year = over_time([1] * 365)
+    assert year.count("h") == 53
+    assert year.startswith("M0 20V17.1h"), "the first step has one day"
+    assert over_time([0] * 89 + [5]).endswith("V20.0h2.22V0.0h2.22V20Z")
 
 
 def test_a_bar_for_each_day():
