@@ -53,6 +53,7 @@ def test_a_recipe_is_kept_chosen_and_started(visit, engine):
     page.click(".card:has-text('my exam') a.button")
     assert page.input_value("#model") == "acme/to-be-kept"
     assert page.inner_text("#as-portal") == "portal launch --recipe 'my exam'"
+    page.click("summary >> text=Advanced")
     page.fill("#lease_hours", "2")
     assert page.inner_text("#as-portal") == "portal launch --recipe 'my exam' --lease-hours 2"
     assert "/start -H" in page.inner_text("#as-curl")
