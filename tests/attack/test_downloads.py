@@ -43,7 +43,7 @@ def portal(tmp_path, hub):
     vllm.chmod(0o755)
     portal = PortalProcess(
         tmp_path, launcher="process", vllm_executable=vllm, device="cpu", stop_engines_on_exit="true", hf_check="true",
-        hf_endpoint=hub.url, hf_check_timeout_s=20, reconcile_seconds=0.3, download_stall_seconds=60,
+        hf_endpoint=hub.url, hf_check_timeout_s=20, reconcile_seconds=0.3, download_stall_seconds=600,
     )  # fmt: skip
     if KILLS > FEW:
         bring_back_soon(portal)

@@ -109,8 +109,9 @@ class FakeHub:
                 if status != 200:
                     return False
                 assert isinstance(content, bytes)
-                asked_for = self.headers.get("range", "bytes=0-").removeprefix("bytes=").partition("-")[0]
+                asked_for, _, last = self.headers.get("range", "bytes=0-").removeprefix("bytes=").partition("-")
                 first = int(asked_for) if hub.ranges else 0
+                size, content = len(content), content[: int(last) + 1] if last and hub.ranges else content
                 hub.asked.append((path, int(asked_for)))
                 if hub.elsewhere:
                     self.send_response(302)
@@ -122,10 +123,10 @@ class FakeHub:
                     self.send_error(416)
                     return True
                 rest = content[first:]
-                self.send_response(206 if first else 200)
+                self.send_response(206 if first or len(content) < size else 200)
                 self.send_header("content-length", str(len(rest)))
-                if first:
-                    self.send_header("content-range", f"bytes {first}-{len(content) - 1}/{len(content)}")
+                if first or len(content) < size:
+                    self.send_header("content-range", f"bytes {first}-{len(content) - 1}/{size}")
                 self.end_headers()
                 for at in range(0, len(rest), PIECE):
                     if hub.cut_after is not None and at >= hub.cut_after:
