@@ -42,6 +42,11 @@ def rows(adapters: Iterable[Adapter]) -> list[dict[str, str]]:
     return [adapter._asdict() for adapter in adapters]
 
 
+def as_text(rows: Iterable[Mapping[str, str]]) -> str:
+    """One a line, such as `sql=acme/tiny-sql@<commit>`: as the form of a start takes them."""
+    return "\n".join(f"{one.name}={one.model}{'@' if one.revision else ''}{one.revision}" for one in of(rows))
+
+
 def full_name(model: str, adapter: Adapter) -> str:
     """What everybody may call it: no two different things have the same."""
     return f"{model}:{adapter.model}"

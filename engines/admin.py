@@ -8,7 +8,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 
 from accounts.tables import ReadOnly, Table
-from engines import engine_logs, starting, terminating
+from engines import engine_logs, options_admin, starting, terminating
 from engines.models import Engine, Gpu, GpuLease, StartMeasure
 from engines.recipe_models import Recipe
 from engines.recipes_admin import RecipeAdmin
@@ -29,7 +29,7 @@ def _more(engine: Engine) -> dict[str, Any]:
 
 
 @admin.register(Engine)
-class EngineAdmin(ReadOnly, Table):
+class EngineAdmin(options_admin.OptionsShown, ReadOnly, Table):
     """All but whom it is shared with is read only; the encrypted fields are on no page."""
 
     list_display = ("name", "owner", "model", "state", "standing", "launcher", "shared", "created_at")
@@ -45,7 +45,7 @@ class EngineAdmin(ReadOnly, Table):
             "Asked for",
             {
                 "fields": (
-                    "model", *Engine.OPTIONS,
+                    *options_admin.FIELDS,
                     "hf_account",
                 )
             },

@@ -71,11 +71,6 @@ def _adapters(text: str) -> list[dict[str, str]]:
     return read
 
 
-def _as_text(rows: list[dict[str, str]]) -> str:
-    lines = [f"{one.name}={one.model}{'@' if one.revision else ''}{one.revision}" for one in adapters.of(rows)]
-    return "\n".join(lines)
-
-
 def _from(recipe: Recipe, order: Order) -> Order:
     return recipes.order_of(recipe, {name: getattr(order, name) for name in _TYPED})
 
@@ -116,13 +111,13 @@ def _first(request: HttpRequest) -> dict[str, Any]:
     if engine is None:
         return {"model": request.GET.get("model", "")[:300]}
     options = {name: getattr(engine, name) for name in _REPEATED} | (engine.change or {})
-    return _told({**options, "adapters": _as_text(options["adapters"]), "recipe": engine.recipe_id})
+    return _told({**options, "adapters": adapters.as_text(options["adapters"]), "recipe": engine.recipe_id})
 
 
 def _filled(recipe: Recipe) -> dict[str, Any]:
     """Its fixed fields as the form has them."""
     fixed = {name: getattr(recipe, name) for name in recipes.FIXED}
-    return _told({**fixed, "adapters": _as_text(recipe.adapters)})
+    return _told({**fixed, "adapters": adapters.as_text(recipe.adapters)})
 
 
 def _told(values: dict[str, Any]) -> dict[str, Any]:

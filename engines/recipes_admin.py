@@ -6,9 +6,9 @@ from django import forms
 from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
-from unfold.admin import ModelAdmin
 
-from engines import recipe_differences, recipe_measures, recipes, starting
+from accounts.tables import Table
+from engines import options_admin, recipe_differences, recipe_measures, recipes, starting
 from engines.recipe_models import Recipe
 from vllm_portal.errors import CallerError, FieldError
 
@@ -35,7 +35,7 @@ class RecipeForm(forms.ModelForm):
         return given
 
 
-class RecipeAdmin(ModelAdmin):
+class RecipeAdmin(options_admin.OptionsShown, Table):
     form = RecipeForm
     list_display = ("name", "owner", "published", "model", "vllm_version", "digest", "created_at")
     list_filter = ("published",)
@@ -43,8 +43,8 @@ class RecipeAdmin(ModelAdmin):
     search_fields = ("name", "model", "owner__username")
     actions = ("start",)
     readonly_fields = (
-        "owner", *recipes.FIXED, "tokenizer_revision", "launcher", "device", "image", "image_digest", "vllm_version",
-        "measured", "warnings", "created_at",
+        "owner", *options_admin.FIELDS, "tokenizer_revision", "launcher", "device", "image", "image_digest",
+        "vllm_version", "measured", "warnings", "created_at",
     )  # fmt: skip
     fieldsets = (
         (None, {"fields": RecipeForm.Meta.fields}),

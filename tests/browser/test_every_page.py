@@ -16,7 +16,7 @@ PAGES = [
 OF_ADMINS = [
     "/usage?whose=mine", "/welcome", "/admin/", "/admin/settings/", "/admin/cached-models/", "/admin/password_change/",
     "/admin/accounts/user/import/", "/admin/accounts/user/1/password/", "/admin/accounts/user/1/history/",
-    "/admin/engines/engine/{id}/change/",
+    "/admin/engines/engine/{id}/change/", "/admin/engines/recipe/{recipe}/change/",
 ]  # fmt: skip
 TABLES = [
     "admin/logentry", "accounts/user", "accounts/apikey", "auth/group", "engines/engine", "engines/gpu",
@@ -56,10 +56,11 @@ def test_each_page_is_sound_for_everybody(visit, portal, engine, axe, size, sche
 
 
 @pytest.mark.parametrize(("scheme", "size"), [("light", DESKTOP), ("dark", PHONE)], ids=["light-desktop", "dark-phone"])
-def test_each_page_of_admins_is_sound_too(visit, engine, axe, scheme, size):
+def test_each_page_of_admins_is_sound_too(visit, portal, engine, axe, scheme, size):
     engine_id = engine("acme/looked-at")
+    made = portal.log_in("alice", "correct horse").post("/api/v1/recipes", name=f"in {scheme}", engine=engine_id)
     one = visit(viewport=size, color_scheme=scheme).log_in("admin", ADMIN_PASSWORD)
-    assert wrong_on(one, axe, [*OF_ADMINS, *OF_TABLES, *OF_THE_API], id=engine_id) == {}
+    assert wrong_on(one, axe, [*OF_ADMINS, *OF_TABLES, *OF_THE_API], id=engine_id, recipe=made.json()["id"]) == {}
 
 
 def test_each_field_of_the_admins_forms_has_an_edge(visit, alice):
