@@ -27,16 +27,20 @@ async def _settle(dead: Dead, redis_url: str) -> set[int]:
     latest_ms = dead.entries[-1].when_ms if dead.entries else 0
     entries = [entry for entry in dead.entries if entry.when_ms >= latest_ms - KEEP_MS]
     logger.warning("process %s of the data plane died; settling for it what may be missing", dead.process.decode())
+    known = [entry for entry in entries if entry.operation.startswith(b"S")]
+    if len(known) < len(entries):  # of a portal before this version; most have reached Redis
+        logger.error("%d settlements cannot be read: they are of another version", len(entries) - len(known))
     link = LedgerLink(redis_url)
     link.header = dead.process, b"-1", time.strftime("%Y%m", time.gmtime()).encode()
     try:
         await link.open()
         settled: list[bytes | LedgerAway] = []
-        for entry in entries:
+        for entry in known:
             link.send(settled.append, entry.operation)
         await link.ask(b"alive")
     finally:
         await link.close()
     if any(isinstance(answer, LedgerAway) for answer in settled):
         raise LedgerAway("not all was settled")
-    return {entry.user_id for entry, answer in zip(entries, settled, strict=True) if answer != b"1"}
+    landed = {id(entry) for entry, answer in zip(known, settled, strict=True) if answer == b"1"}
+    return {entry.user_id for entry in entries if id(entry) not in landed}

@@ -182,3 +182,13 @@ def test_without_the_ledger_the_journal_stays(tmp_path):
     with pytest.raises(LedgerAway):
         asyncio.run(inherit(tmp_path, "unix:///nonexistent/redis.sock"))
     assert len(left_in(tmp_path)) == 1
+
+
+@pytest.mark.django_db
+def test_settlements_of_another_version_hold_up_nobody(tmp_path, empty_redis, alice):
+    """Its user is counted anew, and the process that died is done with."""
+    journal = Journal(tmp_path, HALF)
+    journal.append(1, alice.pk, b"$6\r\nsettle\r\n$1\r\n7\r\n")
+    journal.close(keep=True)
+    assert inherit_and_reap(tmp_path) == {alice.pk}
+    assert left_in(tmp_path) == []
