@@ -25,13 +25,14 @@ from inference.gateway import Gateway, running_gateway
 from inference.limits import Revoked
 from inference.plain import Plain
 from inference.request_head import Head, Heads
+from inference.upstream import lines_of
 from vllm_portal.log import new_id
 
 MAX_AHEAD = 64 * 1024  # of a next request that comes before this one is answered
 REASONS = {200: b"OK", 400: b"Bad Request", 404: b"Not Found", 413: b"Content Too Large", 429: b"Too Many Requests"}
 
 _JSON_OF_LENGTH = b"content-type: application/json\r\ncontent-length: %d\r\n"
-_EVENTS = b"".join([b"%b: %b\r\n" % header for header in EVENTS]) + b"transfer-encoding: chunked\r\n"
+_EVENTS = lines_of(EVENTS) + b"transfer-encoding: chunked\r\n"
 _SHORT = ("/v1/chat/completions", "/chat/completions", "/v1/completions", "/v1/embeddings")
 _LINES: dict[bytes, Endpoint] = {
     b"POST %b%b HTTP/1.1" % (path.encode(), slash): ENDPOINTS[path if path.startswith("/v1") else "/v1" + path]
@@ -252,7 +253,7 @@ class Front(asyncio.Protocol):
             return
         self._identity = self._identity or new_id()
         data = self._endpoint.error(error)
-        lines = b"".join([b"%b: %b\r\n" % header for header in error.headers()])
+        lines = lines_of(error.headers())
         self._plane.outgoing.flush()
         # At once: who sends ahead what is refused, any number of them, is found out by what waits for it.
         self._transport.write(self._lines(error.status, lines, b"content-length: %d\r\n" % len(data)) + data)
@@ -331,5 +332,5 @@ def _default_lines(headers: list[tuple[bytes, bytes]]) -> bytes:
     """Uvicorn's own, such as the date; it makes a new list each second."""
     global _defaults
     if _defaults[0] is not headers:
-        _defaults = (headers, b"".join([b"%b: %b\r\n" % header for header in headers]))
+        _defaults = (headers, lines_of(headers))
     return _defaults[1]

@@ -28,8 +28,9 @@ async def _settle(dead: Dead, redis_url: str) -> set[int]:
     entries = [entry for entry in dead.entries if entry.when_ms >= latest_ms - KEEP_MS]
     logger.warning("process %s of the data plane died; settling for it what may be missing", dead.process.decode())
     known = [entry for entry in entries if entry.operation.startswith(b"S")]
-    if len(known) < len(entries):  # of a portal before this version; most have reached Redis
-        logger.error("%d settlements cannot be read: they are of another version", len(entries) - len(known))
+    strange = [entry for entry in entries if not entry.operation.startswith(b"S")]
+    if strange:  # of a portal before this version; most have reached Redis
+        logger.error("%d settlements cannot be read: they are of another version", len(strange))
     link = LedgerLink(redis_url)
     link.header = dead.process, b"-1", time.strftime("%Y%m", time.gmtime()).encode()
     try:
@@ -42,5 +43,5 @@ async def _settle(dead: Dead, redis_url: str) -> set[int]:
         await link.close()
     if any(isinstance(answer, LedgerAway) for answer in settled):
         raise LedgerAway("not all was settled")
-    landed = {id(entry) for entry, answer in zip(known, settled, strict=True) if answer == b"1"}
-    return {entry.user_id for entry in entries if id(entry) not in landed}
+    lost = [entry for entry, answer in zip(known, settled, strict=True) if answer != b"1"]
+    return {entry.user_id for entry in strange + lost}

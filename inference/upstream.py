@@ -66,6 +66,11 @@ def header_of(headers: Headers, name: bytes) -> bytes:
     return next((value for key, value in headers if key == name), b"")
 
 
+def lines_of(headers: Headers) -> bytes:
+    """Header lines, each with its CRLF."""
+    return b"".join([b"%b: %b\r\n" % header for header in headers])
+
+
 def headers_of(lines: bytes) -> Headers:
     """Of header lines, each with its CRLF."""
     return [(name, value) for name, _, value in (line.partition(b": ") for line in lines.split(b"\r\n")[:-1])]

@@ -66,7 +66,9 @@ class WaitingRoom:
 
     def wake(self, user_id: int) -> None:
         """Something that this user's requests held has become free."""
-        for line in list(self._lines.get(user_id, {}).values()) if self._lines else ():
+        if not self._lines:
+            return
+        for line in list(self._lines.get(user_id, {}).values()):
             if not line[0].in_flight:
                 line[0].ask()
 
