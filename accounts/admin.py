@@ -71,10 +71,10 @@ class OwnUserForm(UserForm):
         return given
 
 
-def _tokens() -> forms.IntegerField:
+def _tokens(label: str) -> forms.IntegerField:
     """With the number that the page showed beside the one that was typed: see `TokenLimitForm.save`."""
     return forms.IntegerField(
-        min_value=0, max_value=quotas.MOST, show_hidden_initial=True, widget=UnfoldAdminIntegerFieldWidget
+        label=label, min_value=0, max_value=quotas.MOST, show_hidden_initial=True, widget=UnfoldAdminIntegerFieldWidget
     )
 
 
@@ -90,10 +90,10 @@ TOKENS = ("prompt_token_limit", "prompt_token_number", "gen_token_limit", "gen_t
 
 
 class TokenLimitForm(forms.ModelForm):
-    prompt_token_limit = _tokens()
-    gen_token_limit = _tokens()
-    prompt_token_number = _tokens()
-    gen_token_number = _tokens()
+    prompt_token_limit = _tokens("Prompt token limit")
+    gen_token_limit = _tokens("Generated token limit")
+    prompt_token_number = _tokens("Prompt tokens used")
+    gen_token_number = _tokens("Generated tokens used")
     requests_per_minute = _pace(COUNTABLE)
     tokens_per_minute = _pace()
     tokens_per_day = _pace()
@@ -136,7 +136,13 @@ class TokenLimitForm(forms.ModelForm):
 class TokenLimitInline(StackedInline):
     model = TokenLimit
     form = TokenLimitForm
-    fields = (("prompt_token_limit", "prompt_token_number"), ("gen_token_limit", "gen_token_number"), *PACES)
+    fields = (
+        ("prompt", "generated"),
+        ("prompt_token_limit", "prompt_token_number"),
+        ("gen_token_limit", "gen_token_number"),
+        *PACES,
+    )
+    readonly_fields = ("prompt", "generated")
     can_delete = False
     template_before = "accounts/inline_errors.html"  # unfold shows those of fields alone
     verbose_name = verbose_name_plural = "limits: what may be spent in total and by time, and what was"
@@ -144,6 +150,14 @@ class TokenLimitInline(StackedInline):
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Each user has the one row since they were made."""
         return False
+
+    @admin.display(description="Prompt tokens")
+    def prompt(self, limit: TokenLimit) -> str:
+        return _bar_with_rest(limit.prompt_token_number, limit.prompt_token_limit)
+
+    @admin.display(description="Generated tokens")
+    def generated(self, limit: TokenLimit) -> str:
+        return _bar_with_rest(limit.gen_token_number, limit.gen_token_limit)
 
 
 @admin.register(User)
@@ -260,8 +274,12 @@ class PeopleAdmin(UserAdmin, Table):
 def _bar(number: int, limit: int) -> str:
     """In numbers, and as a bar."""
     text = f"{number:,} of {limit:,}"
-    bar = '<span>{}</span><progress class="block h-1.5 w-full" max="{}" value="{}" aria-label="{}"></progress>'
-    return format_html(bar, text, max(limit, 1), min(number, limit), text)
+    bar = '<progress class="block mt-1 w-full" max="{}" value="{}" aria-label="{}"></progress>'
+    return format_html(f'<div class="grow">{{}}{bar}</div>', text, max(limit, 1), min(number, limit), text)
+
+
+def _bar_with_rest(number: int, limit: int) -> str:
+    return format_html('{}<span class="block mt-1">{} left</span>', _bar(number, limit), _left(number, limit))
 
 
 def _left(number: int, limit: int) -> str:

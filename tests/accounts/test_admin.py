@@ -52,6 +52,13 @@ def row(user) -> tuple[int, int, int, int]:
     return limit.prompt_token_number, limit.prompt_token_limit, limit.gen_token_number, limit.gen_token_limit
 
 
+def test_a_users_page_shows_what_is_used_and_left_as_bars(admin, alice):
+    TokenLimit.objects.filter(user=alice).update(prompt_token_number=2_500, prompt_token_limit=10_000)
+    page = admin.get(f"{PEOPLE}{alice.pk}/change/").content.decode()
+    assert '<progress class="block mt-1 w-full" max="10000" value="2500" aria-label="2,500 of 10,000">' in page
+    assert "7,500 left" in page
+
+
 def test_only_the_role_admin_gets_in(alice, root):
     client = Client()
     client.force_login(alice)

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+from tests.browser.chromium import PHONE
 from tests.browser.pages_portal import alice, engine, portal, visit
 from tests.journeys.portal_process import ADMIN_PASSWORD
 
@@ -113,6 +114,36 @@ def test_the_theme_is_the_systems_until_one_is_chosen_and_then_stays(visit, alic
     page.click("[data-theme-switch]")
     page.goto("/")
     assert (ground(), page.get_attribute("html", "data-theme")) == (dark, None)
+
+
+def test_on_a_phone_the_menu_is_behind_a_button_that_the_keyboard_opens(visit, alice, axe):
+    one = visit(viewport=PHONE).log_in("alice", "correct horse")
+    page = one.page
+    assert page.locator("header").bounding_box()["height"] < 80, "one line"
+    assert not page.is_visible("nav")
+    page.focus("button.menu")
+    page.keyboard.press("Enter")
+    assert page.is_visible("nav >> text=Recipes")
+    assert one.findings(axe) == []
+    page.keyboard.press("Escape")
+    assert not page.is_visible("nav")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Start an engine"
+    page.click("nav >> text=Usage")
+    page.wait_for_url("**/usage")
+    assert visit().log_in("alice", "correct horse").page.is_visible("nav >> text=Recipes"), "without a button"
+
+
+def test_on_a_phone_no_cell_of_the_admins_tables_is_cut(visit, engine):
+    engine("sentence-transformers/paraphrase-multilingual-mpnet-base-v2-of-a-long-name")
+    page = visit(viewport=PHONE).log_in("admin", ADMIN_PASSWORD).page
+    cut = """() => [...document.querySelectorAll("#result_list :is(td, th)")]
+      .filter((cell) => cell.scrollHeight > cell.clientHeight + 1 || cell.scrollWidth > cell.clientWidth + 1)
+      .map((cell) => cell.dataset.label)"""
+    for table in ("accounts/user", "engines/engine"):
+        page.goto(f"/admin/{table}/", wait_until="networkidle")
+        assert page.evaluate(cut) == [], table
 
 
 def test_the_keyboard_reaches_the_content_and_the_form(visit, alice):
