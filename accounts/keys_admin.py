@@ -24,16 +24,16 @@ from accounts.quotas import MOST
 from accounts.tables import ReadOnly, Table
 
 
-def _limit(most: int = MOST) -> forms.IntegerField:
+def _limit(most: int = MOST, label: str | None = None) -> forms.IntegerField:
     return forms.IntegerField(
-        required=False, min_value=0, max_value=most, widget=UnfoldAdminIntegerFieldWidget,
+        label=label, required=False, min_value=0, max_value=most, widget=UnfoldAdminIntegerFieldWidget,
         help_text="Empty: only the user's counts.",
     )  # fmt: skip
 
 
 class KeyAdminForm(forms.ModelForm):
     prompt_token_limit = _limit()
-    gen_token_limit = _limit()
+    gen_token_limit = _limit(label="Generated token limit")
     requests_per_minute = _limit(COUNTABLE)
     tokens_per_minute = _limit()
     tokens_per_day = _limit()

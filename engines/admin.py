@@ -100,7 +100,7 @@ class EngineAdmin(options_admin.OptionsShown, ReadOnly, Table):
 
 @admin.register(Gpu)
 class GpuAdmin(ReadOnly, Table):
-    list_display = ("index", "name", "uuid", "memory", "told", "foreign", "present", "held_by", "seen_at")
+    list_display = fields = ("index", "name", "uuid", "memory", "told", "foreign", "present", "held_by", "seen_at")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Gpu]:
         return super().get_queryset(request).prefetch_related("leases__engine")
@@ -136,6 +136,7 @@ class StartMeasureAdmin(ReadOnly, Table):
         "model", "gpu_name", "tensor_parallel_size", "quantization", "weights", "cache", "concurrency", "max_model_len",
         "measured_at",
     )  # fmt: skip
+    fields = (*list_display, "revision", "image", "device", "gpu_memory_utilization", "kv_cache_dtype", "flags")
     search_fields = ("model", "gpu_name", "image")
     found_by_search = False  # what was measured belongs to engines, which are found
 
