@@ -98,7 +98,8 @@ class KeyAdmin(Table):
     list_filter = (("revoked_at", admin.EmptyFieldListFilter),)
     list_select_related = ("user", "limit")
     ordering = ("-pk",)  # the latest first, by an index
-    search_fields = ("name", "user__username", "last_four")
+    search_fields = ("name", "last_four")
+    person = "user"
     actions = ("revoke",)
 
     def get_fieldsets(self, request: HttpRequest, obj: ApiKey | None = None) -> Any:

@@ -35,7 +35,9 @@ class EngineAdmin(options_admin.OptionsShown, ReadOnly, Table):
     list_display = ("name", "owner", "model", "state", "standing", "launcher", "shared", "created_at")
     list_filter = ("state", "launcher", "shared", "created_at")
     list_select_related = ("owner",)
-    search_fields = ("name", "model", "owner__username", "container_id")
+    columns = ("name", "owner__username", "model", "state", "detail", "cause", "launcher", "shared", "created_at")
+    search_fields = ("name", "model", "container_id")
+    person = "owner"
     actions = ("start_again", "stop")
     fieldsets = (
         (None, {"fields": ("name", "owner", "shared", "shared_users", "shared_groups", "state", "state_since", "detail",

@@ -40,7 +40,8 @@ class RecipeAdmin(options_admin.OptionsShown, Table):
     list_display = ("name", "owner", "published", "model", "vllm_version", "digest", "created_at")
     list_filter = ("published",)
     list_select_related = ("owner",)
-    search_fields = ("name", "model", "owner__username")
+    search_fields = ("name", "model")
+    person = "owner"
     actions = ("start",)
     readonly_fields = (
         "owner", *options_admin.FIELDS, "tokenizer_revision", "launcher", "device", "image", "image_digest",

@@ -12,7 +12,8 @@ class LogEntryAdmin(ReadOnly, LongTable):
     list_display_links = None
     list_filter = ("action_flag", "content_type", "action_time")
     list_select_related = ("user", "content_type")
-    search_fields = ("user__username", "object_repr")
+    search_fields = ("object_repr",)
+    person = "user"
     ordering = ("-pk",)  # which is that of time, and has an index
     actions = None
 

@@ -6,6 +6,7 @@ from urllib.parse import urlencode
 from django.contrib import admin
 from django.http import HttpRequest
 from django.urls import reverse
+from django.utils.text import capfirst
 from unfold.dataclasses import SearchResult
 
 MOST = 8
@@ -27,7 +28,7 @@ def _of_table(page: Any, request: HttpRequest, term: str) -> list[SearchResult]:
     about, base = page.opts, f"admin:{page.opts.app_label}_{page.opts.model_name}_"
     rows, _ = page.get_search_results(request, page.get_queryset(request), term)
     seen = list(rows[: MOST + 1])
-    kind = str(about.verbose_name).capitalize()
+    kind = capfirst(str(about.verbose_name))
     results = [
         SearchResult(str(row), kind, reverse(f"{base}change", args=(row.pk,)), "data_object") for row in seen[:MOST]
     ]
