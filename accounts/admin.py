@@ -22,6 +22,7 @@ from accounts.keys_admin import KeyInline
 from accounts.keys_serializers import COUNTABLE
 from accounts.models import Role, TokenLimit, User
 from accounts.people_import_admin import import_page
+from accounts.raising_admin import raise_limits
 from accounts.tables import Table
 
 admin.site.site_header = admin.site.site_title = "vllm-portal"
@@ -176,7 +177,7 @@ class PeopleAdmin(UserAdmin, Table):
     list_display = ("username", "role", "is_active", "prompt_used", "prompt_left", "generated_used", "generated_left")
     list_filter = ("role", "is_active")
     list_select_related = ("token_limit",)
-    actions = ("disable", "enable", "double_limits", "make_links")
+    actions = ("disable", "enable", raise_limits, "double_limits", "make_links")
 
     def get_urls(self) -> list[URLPattern]:
         page = self.admin_site.admin_view(partial(import_page, people_admin=self))
@@ -250,6 +251,7 @@ class PeopleAdmin(UserAdmin, Table):
         for user in queryset:
             try:
                 people.set_active(user, active, by=request.user)
+                self.log_change(request, user, "enabled" if active else "disabled")
                 done += 1
             except NotYourself as error:
                 self.message_user(request, str(error), messages.WARNING)
@@ -259,6 +261,7 @@ class PeopleAdmin(UserAdmin, Table):
     def double_limits(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
         for user in queryset:
             quotas.double_limits(user)
+            self.log_change(request, user, "token limits doubled")
         self.message_user(request, f"The limits of {len(queryset)} were doubled.")
 
     @admin.action(description="Make links to set a password", permissions=["change"])
@@ -269,6 +272,7 @@ class PeopleAdmin(UserAdmin, Table):
         for user in queryset:
             text = f"{user.username} sets a password at {password_links.link(user, request)}"
             self.message_user(request, text, messages.WARNING)
+            self.log_change(request, user, "link to set a password made")
 
 
 def _bar(number: int, limit: int) -> str:

@@ -132,6 +132,7 @@ class KeyAdmin(Table):
     def revoke(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> None:
         for key in queryset:
             keys.revoke(key)
+            self.log_change(request, key, "revoked")
         self.message_user(request, f"{len(queryset)} revoked.")
 
     @admin.display(description="prompt tokens used")

@@ -7,8 +7,9 @@ from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
+from accounts.admin import PeopleAdmin
 from accounts.tables import ReadOnly, Table
-from engines import engine_logs, options_admin, starting, terminating
+from engines import engine_logs, options_admin, people_admin, starting, terminating
 from engines.models import Engine, Gpu, GpuLease, StartMeasure
 from engines.recipe_models import Recipe
 from engines.recipes_admin import RecipeAdmin
@@ -90,6 +91,7 @@ class EngineAdmin(options_admin.OptionsShown, ReadOnly, Table):
             except CallerError as error:
                 self.message_user(request, f"{engine}: {error}", messages.ERROR)
             else:
+                self.log_change(request, engine, f"started again as {new}")
                 self.message_user(request, f"{engine} is started again as {new}.")
 
     @admin.action(description="Stop", permissions=["view"])
@@ -97,6 +99,7 @@ class EngineAdmin(options_admin.OptionsShown, ReadOnly, Table):
         running = [engine for engine in queryset if engine.state not in FINAL]
         for engine in running:
             terminating.request_terminate(engine, request.user)
+            self.log_change(request, engine, "stopped")
         self.message_user(request, f"{len(running)} engines are asked to stop.")
 
 
@@ -155,6 +158,7 @@ class StartMeasureAdmin(ReadOnly, Table):
 
 
 admin.site.register(Recipe, RecipeAdmin)
+PeopleAdmin.actions = (*PeopleAdmin.actions, people_admin.cut_off)
 
 
 def _gib(size: int | None) -> str:

@@ -180,6 +180,13 @@ class Card:
             return None
         return min(filter(None, (self.engine.lease_ends_at, terms.idle_stop_at(self.engine))), default=None)
 
+    @property
+    def ending(self) -> str:
+        """What comes at `ends_at`, in words."""
+        if self.ends_at == self.engine.lease_ends_at:
+            return "its lease ends"
+        return "it sleeps" if terms.sleeps(self.engine) else "it stops"
+
     @cached_property
     def shared_with(self) -> str:
         """ "": with nobody. Whom else it is shared with only who decides over it is told."""

@@ -76,6 +76,7 @@ class RecipeAdmin(options_admin.OptionsShown, Table):
             except CallerError as error:
                 self.message_user(request, f"{recipe}: {error}", messages.ERROR)
                 continue
+            self.log_change(request, recipe, f"started as {engine}")
             self.message_user(request, f"{recipe} is started as {engine}.")
             for told in recipe_differences.of(engine, recipe_differences.Today()):
                 self.message_user(request, f"{engine}: {told}", messages.WARNING)

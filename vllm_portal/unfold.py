@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from django.http import HttpRequest
 from django.templatetags.static import static
-from django.urls import reverse_lazy
+from django.urls import reverse, reverse_lazy
 
 
 def _page(title: str, icon: str, name: str, **arguments: Any) -> dict[str, Any]:
@@ -12,6 +13,11 @@ def _page(title: str, icon: str, name: str, **arguments: Any) -> dict[str, Any]:
 
 def _rows(title: str, icon: str, model: str) -> dict[str, Any]:
     return _page(title, icon, f"{model}_changelist")
+
+
+def _users_but_not_their_import(request: HttpRequest) -> bool:
+    users, own = reverse("admin:accounts_user_changelist"), reverse("admin:accounts_user_import")
+    return request.path.startswith(users) and request.path != own
 
 
 NAVIGATION = [
@@ -27,7 +33,7 @@ NAVIGATION = [
     {
         "title": "People",
         "items": [
-            _rows("Users", "group", "accounts_user"),
+            {**_rows("Users", "group", "accounts_user"), "active": _users_but_not_their_import},
             _rows("Groups", "groups", "auth_group"),
             _page("Import users", "upload", "accounts_user_import"),
             _rows("API keys", "key", "accounts_apikey"),

@@ -201,6 +201,65 @@ def test_the_menus_of_the_admin_run_under_its_policy(visit, engine):
     assert page.inner_text(".select2-selection__rendered").endswith("alice")
 
 
+def test_users_come_from_a_table_after_a_look_at_it(visit, alice):
+    page = visit().log_in("admin", ADMIN_PASSWORD).page
+    page.goto("/admin/accounts/user/import/", wait_until="networkidle")
+    table = b"username,role,prompt_token_limit\ncarla,user,5000\ndan,boss,1\n"
+    page.set_input_files("#file", files=[{"name": "people.csv", "mimeType": "text/csv", "buffer": table}])
+    page.click("text=Look at it")
+    assert "dan: role 'boss' is no role" in page.inner_text("#main")
+    assert "Nothing has been done yet" in page.inner_text("#main")
+    page.click("text=Make the users without problems")
+    link = page.inner_text("td code")
+    stranger = visit().page
+    stranger.goto(link)
+    for field in ("new_password1", "new_password2"):
+        stranger.fill(f"[name={field}]", "a good password")
+    stranger.click("main button")
+    visit().log_in("carla", "a good password")
+
+
+def test_limits_are_raised_and_who_is_cut_off_has_no_engine(visit, portal, engine):
+    """From the list of users; the log says who did it."""
+    engine("acme/of-alice")
+    portal.admin().add_user("erin", "correct horse")
+    erins = portal.log_in("erin", "correct horse").post("/vllm_request/start", Model="acme/of-erin").json()["engine_id"]
+    page = visit().log_in("admin", ADMIN_PASSWORD).page
+
+    def act(action: str) -> None:
+        page.goto("/admin/accounts/user/", wait_until="networkidle")
+        page.check("tr:has-text('erin') input[type=checkbox]")
+        page.select_option("select[name=action]", action)
+        page.click("button[name=index]")
+
+    act("raise_limits")
+    page.fill("[name=generated]", "500")
+    page.click("text=Raise them")
+    page.wait_for_selector("tr:has-text('erin') >> text=0 of 1,500")
+    act("cut_off")
+    page.wait_for_selector("text=1 engines are asked to stop.")
+    state = lambda: portal.admin().get(f"/api/v1/engines/{erins}").json()["state"]  # noqa: E731
+    portal.wait_for(lambda: state() == "STOPPED", 20, "the engine to stop")
+    page.goto("/admin/admin/logentry/", wait_until="networkidle")
+    log = page.inner_text("#result_list")
+    assert "token limits raised by 0 and 500" in log
+    assert "stopped, as its owner was cut off" in log
+
+
+def test_an_engines_page_follows_its_start(visit, portal, alice):
+    """Not only its state: the steps, too, with nothing loaded anew."""
+    session = portal.log_in("alice", "correct horse")
+    rising = session.post("/vllm_request/start", Model="acme/followed", wait=False).json()
+    page = visit().log_in("alice", "correct horse").page
+    page.goto(f"/engine/{rising['engine_id']}")
+    page.evaluate("window.stayed = true")
+    page.wait_for_selector("[data-part=steps] li >> text=ready")
+    assert "ready" in page.inner_text("[data-part=events]")
+    assert "the model's own" not in page.inner_text(".facts")
+    assert page.evaluate("window.stayed")
+    session.post("/vllm_request/terminate", container_id=rising["container_id"])
+
+
 def test_what_was_used_is_shown_and_fetched_as_a_table(visit, portal, engine):
     engine("acme/used")
     session = portal.log_in("alice", "correct horse")

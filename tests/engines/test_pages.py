@@ -121,7 +121,11 @@ def test_a_card_leads_to_sharing_and_to_more_time_and_counts_down(browser_of, al
     Engine.objects.update(lease_ends_at=timezone.now() + timedelta(hours=2, minutes=1))
     page = text(browser_of(alice).get("/"))
     assert "Extend<" in page
-    assert "data-until>2\xa0hours</time> left" in page
+    assert "data-until>2\xa0hours</time> until its lease ends" in page
+    Engine.objects.update(used_at=timezone.now(), idle_minutes=61, wakes=False)
+    assert "data-until>1\xa0hour</time> until it stops" in text(browser_of(alice).get("/"))
+    Engine.objects.update(wakes=True)
+    assert "data-until>1\xa0hour</time> until it sleeps" in text(browser_of(alice).get("/"))
 
 
 def test_the_cards_alone_are_for_those_logged_in(db):
