@@ -132,6 +132,7 @@ def test_on_a_phone_the_menu_is_behind_a_button_that_the_keyboard_opens(visit, a
     assert page.evaluate("document.activeElement.textContent") == "Start an engine"
     page.click("nav >> text=Usage")
     page.wait_for_url("**/usage")
+    assert page.is_visible("text=90 days"), "another menu stays"
     assert visit().log_in("alice", "correct horse").page.is_visible("nav >> text=Recipes"), "without a button"
 
 
