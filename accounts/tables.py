@@ -30,19 +30,20 @@ def of_people(request: HttpRequest, words: str, field: str) -> Q:
 
 
 class Found(ChangeList):
-    """What matches a search is looked for once: its number comes with it, and few rows are listed by their keys."""
+    """What matches a search is looked for once: how many rows there are comes with the keys of those on the page."""
 
     def get_results(self, request: HttpRequest) -> None:
-        if self.query:
-            keys, number = self.model_admin.matching(self.queryset)
-            if len(keys) == number <= self.model_admin.listed_by_key:
-                rows = self.apply_select_related(self.root_queryset.filter(pk__in=keys))
-                self.queryset = rows.order_by(*self.get_ordering(request, rows))
+        keys: list[Any] | None = None
         if columns := self.model_admin.columns:
             self.queryset = self.queryset.only(*columns)
-        if self.query:
-            self.queryset.known_count = number
+        if self.query and not self.show_all:
+            first = max(self.page_num - 1, 0) * self.list_per_page
+            keys, self.queryset.known_count = self.model_admin.matching(self.queryset, first, self.list_per_page)
         super().get_results(request)
+        if keys is not None:
+            rows = self.apply_select_related(self.root_queryset.filter(pk__in=keys))
+            rows = rows.order_by(*self.get_ordering(request, rows))
+            self.result_list = rows.only(*columns) if columns else rows
 
 
 class Table(ModelAdmin):
@@ -54,7 +55,6 @@ class Table(ModelAdmin):
     person = ""
     """A user, whose name is searched besides `search_fields`."""
 
-    listed_by_key = FEW
     columns: tuple[str, ...] = ()
     """That a list reads; (): all. Actions have whole rows."""
 
@@ -67,10 +67,12 @@ class Table(ModelAdmin):
             paginator.count = known
         return paginator
 
-    def matching(self, queryset: QuerySet[Model]) -> tuple[list[Any], int]:
-        """The keys of some rows, all where they are few, and how many rows there are."""
-        counted = queryset.order_by().annotate(matching=Window(Count("pk"))).values_list("pk", "matching")
-        found = list(counted[: FEW + 1])
+    def matching(self, queryset: QuerySet[Model], first: int, most: int) -> tuple[list[Any] | None, int]:
+        """The keys of so many rows from the `first` on (None: the list looks itself), and how many rows there are."""
+        counted = queryset.annotate(matching=Window(Count("pk"))).values_list("pk", "matching")
+        found = list(counted[first : first + most])
+        if not found and first:  # beyond the last page
+            return None, queryset.count()
         return [key for key, _ in found], found[0][1] if found else 0
 
     def action_checkbox(self, row: Model) -> SafeString:
@@ -116,10 +118,15 @@ class LongTable(Table):
 
     paginator = FirstPages
     show_full_result_count = False
+    listed_by_key = FEW
 
-    def matching(self, queryset: QuerySet[Model]) -> tuple[list[Any], int]:
+    def matching(self, queryset: QuerySet[Model], first: int, most: int) -> tuple[list[Any] | None, int]:
+        """Many rows are in the order of an index, and the list finds those of a page itself."""
         keys = list(queryset.order_by().values_list("pk", flat=True)[: FirstPages.most])
-        return keys, len(keys)
+        if len(keys) > self.listed_by_key:
+            return None, len(keys)
+        ordered = queryset.model._default_manager.filter(pk__in=keys).order_by(*queryset.query.order_by)
+        return list(ordered.values_list("pk", flat=True)[first : first + most]), len(keys)
 
 
 class ReadOnly:

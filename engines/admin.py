@@ -36,6 +36,7 @@ class EngineAdmin(options_admin.OptionsShown, ReadOnly, Table):
     list_display = ("name", "owner", "model", "state", "standing", "launcher", "shared", "created_at")
     list_filter = ("state", "launcher", "shared", "created_at")
     list_select_related = ("owner",)
+    show_full_result_count = False
     columns = ("name", "owner__username", "model", "state", "detail", "cause", "launcher", "shared", "created_at")
     search_fields = ("name", "model", "container_id")
     person = "owner"

@@ -21,7 +21,7 @@ from engines.queueing import Place
 from engines.states import COMING_UP, FINAL, RESTING, State
 
 LATEST_ENDED = 6
-MOST_SHOWN = 36
+MOST_SHOWN = 30
 """Cards of one kind; the rest is a number."""
 _STARTS = 200
 """Starts that an estimate looks back at, all models together."""

@@ -9,6 +9,8 @@ from django.urls import reverse
 from django.utils.text import capfirst
 from unfold.dataclasses import SearchResult
 
+from accounts.tables import LongTable
+
 MOST = 8
 """Of each table; its own page lists the others."""
 
@@ -27,6 +29,8 @@ def found(request: HttpRequest, term: str) -> list[SearchResult]:
 def _of_table(page: Any, request: HttpRequest, term: str) -> list[SearchResult]:
     about, base = page.opts, f"admin:{page.opts.app_label}_{page.opts.model_name}_"
     rows, _ = page.get_search_results(request, page.get_queryset(request), term)
+    if not isinstance(page, LongTable):  # whose own order is that of an index
+        rows = rows.order_by("-pk")  # the newest, without sorting all that match
     seen = list(rows[: MOST + 1])
     kind = capfirst(str(about.verbose_name))
     results = [
