@@ -136,6 +136,20 @@ def test_on_a_phone_the_menu_is_behind_a_button_that_the_keyboard_opens(visit, a
     assert visit().log_in("alice", "correct horse").page.is_visible("nav >> text=Recipes"), "without a button"
 
 
+def test_on_a_phone_a_key_is_seen_whole_and_revoked(visit, alice):
+    page = visit(viewport=PHONE).log_in("alice", "correct horse").page
+    page.goto("/keys")
+    page.fill("[name=name]", "of a phone")
+    page.click("text=Make the key")
+    row = page.locator(".keys tr:has-text('of a phone')")
+    assert page.evaluate(
+        "() => document.querySelector('.wide').scrollWidth <= document.querySelector('.wide').clientWidth"
+    )
+    row.locator("summary").click()
+    row.locator("button").click()
+    assert "revoked" in row.inner_text()
+
+
 def test_on_a_phone_no_cell_of_the_admins_tables_is_cut(visit, engine):
     engine("sentence-transformers/paraphrase-multilingual-mpnet-base-v2-of-a-long-name")
     page = visit(viewport=PHONE).log_in("admin", ADMIN_PASSWORD).page
