@@ -177,6 +177,8 @@ class PeopleAdmin(UserAdmin, Table):
     list_display = ("username", "role", "is_active", "prompt_used", "prompt_left", "generated_used", "generated_left")
     list_filter = ("role", "is_active")
     list_select_related = ("token_limit",)
+    search_fields = ("first_name", "last_name", "email")
+    person = "pk"
     actions = ("disable", "enable", raise_limits, "double_limits", "make_links")
 
     def get_urls(self) -> list[URLPattern]:

@@ -19,14 +19,17 @@ FEW = 300
 
 
 def of_people(request: HttpRequest, words: str, field: str) -> Q:
-    """Rows whose `field`, a user, has `words` in the name. Few users are looked for once in a request, and their rows
-    found by an index; those of many come soon, in the order of the list."""
+    """Rows whose `field`, a user, has `words` in the name; "pk" where the rows are the users. Few users are looked for
+    once in a request, and their rows found by an index; those of many come soon, in the order of the list. For their
+    own table alone it would be one look more."""
     named = User.objects.filter(username__icontains=words).order_by()
     known = request.__dict__.setdefault("_people_named", {})
-    if words not in known:
+    if words not in known and field != "pk":
         known[words] = list(named.values_list("pk", flat=True)[: FEW + 1])
-    few = known[words]
-    return Q(**{f"{field}__in": few}) if len(few) <= FEW else Q(Exists(named.filter(pk=OuterRef(field))))
+    few = known.get(words)
+    if few is not None and len(few) <= FEW:
+        return Q(**{f"{field}__in": few})
+    return Q(username__icontains=words) if field == "pk" else Q(Exists(named.filter(pk=OuterRef(field))))
 
 
 class Found(ChangeList):
@@ -118,12 +121,11 @@ class LongTable(Table):
 
     paginator = FirstPages
     show_full_result_count = False
-    listed_by_key = FEW
 
     def matching(self, queryset: QuerySet[Model], first: int, most: int) -> tuple[list[Any] | None, int]:
         """Many rows are in the order of an index, and the list finds those of a page itself."""
         keys = list(queryset.order_by().values_list("pk", flat=True)[: FirstPages.most])
-        if len(keys) > self.listed_by_key:
+        if len(keys) > FEW:
             return None, len(keys)
         ordered = queryset.model._default_manager.filter(pk__in=keys).order_by(*queryset.query.order_by)
         return list(ordered.values_list("pk", flat=True)[first : first + most]), len(keys)

@@ -6,7 +6,7 @@ from django.contrib import admin
 from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest
 
-from accounts.tables import FirstPages, Found, LongTable, ReadOnly, of_people
+from accounts.tables import FirstPages, Found, LongTable, ReadOnly, Table, of_people
 from engines.models import Engine
 from inference.aliases_admin import AliasAdmin
 from inference.models import AuditRun, Conversation, Message, ModelAlias, UsageRecord
@@ -34,7 +34,6 @@ class WithMessageCounts(Found):
 class ConversationAdmin(Listed):
     list_display = fields = ("user", "number", "name", "message_count", "created_at", "updated_at")
     list_display_links = ("number",)
-    listed_by_key = FirstPages.most
     list_select_related = ("user",)
     ordering = ("-updated_at",)
     search_fields = ("name",)  # and what get_search_results says
@@ -52,6 +51,10 @@ class ConversationAdmin(Listed):
             return queryset, False
         found = queryset.order_by().filter(of_people(request, term, "user") | Q(name__gt="", name__icontains=term))
         return queryset.filter(pk__in=found.values("pk")[: FirstPages.most]), False
+
+    def matching(self, queryset: QuerySet[Conversation], first: int, most: int) -> tuple[list[Any] | None, int]:
+        """What matches is no more than that."""
+        return Table.matching(self, queryset, first, most)
 
     @admin.display(description="messages")
     def message_count(self, conversation: Conversation) -> int:
