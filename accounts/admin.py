@@ -22,6 +22,7 @@ from accounts.keys_admin import KeyInline
 from accounts.keys_serializers import COUNTABLE
 from accounts.models import Role, TokenLimit, User
 from accounts.people_import_admin import import_page
+from accounts.raising_admin import raise_limits
 from accounts.tables import Table
 
 admin.site.site_header = admin.site.site_title = "vllm-portal"
@@ -71,10 +72,10 @@ class OwnUserForm(UserForm):
         return given
 
 
-def _tokens() -> forms.IntegerField:
+def _tokens(label: str) -> forms.IntegerField:
     """With the number that the page showed beside the one that was typed: see `TokenLimitForm.save`."""
     return forms.IntegerField(
-        min_value=0, max_value=quotas.MOST, show_hidden_initial=True, widget=UnfoldAdminIntegerFieldWidget
+        label=label, min_value=0, max_value=quotas.MOST, show_hidden_initial=True, widget=UnfoldAdminIntegerFieldWidget
     )
 
 
@@ -90,10 +91,10 @@ TOKENS = ("prompt_token_limit", "prompt_token_number", "gen_token_limit", "gen_t
 
 
 class TokenLimitForm(forms.ModelForm):
-    prompt_token_limit = _tokens()
-    gen_token_limit = _tokens()
-    prompt_token_number = _tokens()
-    gen_token_number = _tokens()
+    prompt_token_limit = _tokens("Prompt token limit")
+    gen_token_limit = _tokens("Generated token limit")
+    prompt_token_number = _tokens("Prompt tokens used")
+    gen_token_number = _tokens("Generated tokens used")
     requests_per_minute = _pace(COUNTABLE)
     tokens_per_minute = _pace()
     tokens_per_day = _pace()
@@ -136,7 +137,13 @@ class TokenLimitForm(forms.ModelForm):
 class TokenLimitInline(StackedInline):
     model = TokenLimit
     form = TokenLimitForm
-    fields = (("prompt_token_limit", "prompt_token_number"), ("gen_token_limit", "gen_token_number"), *PACES)
+    fields = (
+        ("prompt", "generated"),
+        ("prompt_token_limit", "prompt_token_number"),
+        ("gen_token_limit", "gen_token_number"),
+        *PACES,
+    )
+    readonly_fields = ("prompt", "generated")
     can_delete = False
     template_before = "accounts/inline_errors.html"  # unfold shows those of fields alone
     verbose_name = verbose_name_plural = "limits: what may be spent in total and by time, and what was"
@@ -144,6 +151,14 @@ class TokenLimitInline(StackedInline):
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Each user has the one row since they were made."""
         return False
+
+    @admin.display(description="Prompt tokens")
+    def prompt(self, limit: TokenLimit) -> str:
+        return _bar_with_rest(limit.prompt_token_number, limit.prompt_token_limit)
+
+    @admin.display(description="Generated tokens")
+    def generated(self, limit: TokenLimit) -> str:
+        return _bar_with_rest(limit.gen_token_number, limit.gen_token_limit)
 
 
 @admin.register(User)
@@ -162,7 +177,9 @@ class PeopleAdmin(UserAdmin, Table):
     list_display = ("username", "role", "is_active", "prompt_used", "prompt_left", "generated_used", "generated_left")
     list_filter = ("role", "is_active")
     list_select_related = ("token_limit",)
-    actions = ("disable", "enable", "double_limits", "make_links")
+    search_fields = ("first_name", "last_name", "email")
+    person = "pk"
+    actions = ("disable", "enable", raise_limits, "double_limits", "make_links")
 
     def get_urls(self) -> list[URLPattern]:
         page = self.admin_site.admin_view(partial(import_page, people_admin=self))
@@ -236,6 +253,7 @@ class PeopleAdmin(UserAdmin, Table):
         for user in queryset:
             try:
                 people.set_active(user, active, by=request.user)
+                self.log_change(request, user, "enabled" if active else "disabled")
                 done += 1
             except NotYourself as error:
                 self.message_user(request, str(error), messages.WARNING)
@@ -245,6 +263,7 @@ class PeopleAdmin(UserAdmin, Table):
     def double_limits(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
         for user in queryset:
             quotas.double_limits(user)
+            self.log_change(request, user, "token limits doubled")
         self.message_user(request, f"The limits of {len(queryset)} were doubled.")
 
     @admin.action(description="Make links to set a password", permissions=["change"])
@@ -255,13 +274,18 @@ class PeopleAdmin(UserAdmin, Table):
         for user in queryset:
             text = f"{user.username} sets a password at {password_links.link(user, request)}"
             self.message_user(request, text, messages.WARNING)
+            self.log_change(request, user, "link to set a password made")
 
 
 def _bar(number: int, limit: int) -> str:
     """In numbers, and as a bar."""
     text = f"{number:,} of {limit:,}"
-    bar = '<span>{}</span><progress class="block h-1.5 w-full" max="{}" value="{}" aria-label="{}"></progress>'
-    return format_html(bar, text, max(limit, 1), min(number, limit), text)
+    bar = '<progress class="block mt-1 w-full" max="{}" value="{}" aria-label="{}"></progress>'
+    return format_html(f'<div class="grow">{{}}{bar}</div>', text, max(limit, 1), min(number, limit), text)
+
+
+def _bar_with_rest(number: int, limit: int) -> str:
+    return format_html('{}<span class="block mt-1">{} left</span>', _bar(number, limit), _left(number, limit))
 
 
 def _left(number: int, limit: int) -> str:

@@ -1,4 +1,4 @@
-"""What admins changed through the API; the admin pages write the same log by themselves."""
+"""What admins changed through the API, or on pages of no table; the admin's tables write the same log by themselves."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ FLAGS = {"added": ADDITION, "changed": CHANGE, "removed": DELETION}
 SECRET = frozenset({"password"})
 
 
-def note(by: User, about: Model | str, did: str, **changed: Any) -> None:
+def note(by: User, about: Model | str, did: str, way: str = "through the API", **changed: Any) -> None:
     """`about`: a row, or words for what has none. `did`: added, changed or removed. Of `changed` what is None was not
     changed; a password's value is not kept."""
     given = [name if name in SECRET else f"{name} = {value}" for name, value in changed.items() if value is not None]
@@ -22,5 +22,5 @@ def note(by: User, about: Model | str, did: str, **changed: Any) -> None:
         object_id=about.pk if isinstance(about, Model) else None,
         object_repr=str(about)[:200],
         action_flag=FLAGS[did],
-        change_message=f"{did} through the API{': ' if given else ''}{', '.join(given)}",
+        change_message=f"{did} {way}{': ' if given else ''}{', '.join(given)}",
     )

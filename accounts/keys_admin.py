@@ -24,16 +24,16 @@ from accounts.quotas import MOST
 from accounts.tables import ReadOnly, Table
 
 
-def _limit(most: int = MOST) -> forms.IntegerField:
+def _limit(most: int = MOST, label: str | None = None) -> forms.IntegerField:
     return forms.IntegerField(
-        required=False, min_value=0, max_value=most, widget=UnfoldAdminIntegerFieldWidget,
+        label=label, required=False, min_value=0, max_value=most, widget=UnfoldAdminIntegerFieldWidget,
         help_text="Empty: only the user's counts.",
     )  # fmt: skip
 
 
 class KeyAdminForm(forms.ModelForm):
     prompt_token_limit = _limit()
-    gen_token_limit = _limit()
+    gen_token_limit = _limit(label="Generated token limit")
     requests_per_minute = _limit(COUNTABLE)
     tokens_per_minute = _limit()
     tokens_per_day = _limit()
@@ -98,7 +98,8 @@ class KeyAdmin(Table):
     list_filter = (("revoked_at", admin.EmptyFieldListFilter),)
     list_select_related = ("user", "limit")
     ordering = ("-pk",)  # the latest first, by an index
-    search_fields = ("name", "user__username", "last_four")
+    search_fields = ("name", "last_four")
+    person = "user"
     actions = ("revoke",)
 
     def get_fieldsets(self, request: HttpRequest, obj: ApiKey | None = None) -> Any:
@@ -131,6 +132,7 @@ class KeyAdmin(Table):
     def revoke(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> None:
         for key in queryset:
             keys.revoke(key)
+            self.log_change(request, key, "revoked")
         self.message_user(request, f"{len(queryset)} revoked.")
 
     @admin.display(description="prompt tokens used")

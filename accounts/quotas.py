@@ -160,6 +160,13 @@ def double_limits(user: User) -> None:
     _update(user, push_limits, **twice)
 
 
+def raise_limits(user: User, prompt: int, generated: int) -> None:
+    """By so many tokens, up to MOST."""
+    more = {"prompt_token_limit": prompt, "gen_token_limit": generated}
+    raised = {name: Least(F(name) + tokens, Value(MOST)) for name, tokens in more.items() if tokens}
+    _update(user, push_limits, **raised)
+
+
 def set_paces(user: User, paces: dict[str, int | None]) -> None:
     """Limits by time and number, by the names of their columns; None: no such limit, what is not in it stays. The
     counters are loaded anew, with what today and this month have cost so far."""

@@ -7,8 +7,9 @@ from django.contrib import admin, messages
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
+from accounts.admin import PeopleAdmin
 from accounts.tables import ReadOnly, Table
-from engines import engine_logs, options_admin, starting, terminating
+from engines import engine_logs, options_admin, people_admin, starting, terminating
 from engines.models import Engine, Gpu, GpuLease, StartMeasure
 from engines.recipe_models import Recipe
 from engines.recipes_admin import RecipeAdmin
@@ -35,7 +36,10 @@ class EngineAdmin(options_admin.OptionsShown, ReadOnly, Table):
     list_display = ("name", "owner", "model", "state", "standing", "launcher", "shared", "created_at")
     list_filter = ("state", "launcher", "shared", "created_at")
     list_select_related = ("owner",)
-    search_fields = ("name", "model", "owner__username", "container_id")
+    show_full_result_count = False
+    columns = ("name", "owner__username", "model", "state", "detail", "cause", "launcher", "shared", "created_at")
+    search_fields = ("name", "model", "container_id")
+    person = "owner"
     actions = ("start_again", "stop")
     fieldsets = (
         (None, {"fields": ("name", "owner", "shared", "shared_users", "shared_groups", "state", "state_since", "detail",
@@ -88,6 +92,7 @@ class EngineAdmin(options_admin.OptionsShown, ReadOnly, Table):
             except CallerError as error:
                 self.message_user(request, f"{engine}: {error}", messages.ERROR)
             else:
+                self.log_change(request, engine, f"started again as {new}")
                 self.message_user(request, f"{engine} is started again as {new}.")
 
     @admin.action(description="Stop", permissions=["view"])
@@ -95,12 +100,13 @@ class EngineAdmin(options_admin.OptionsShown, ReadOnly, Table):
         running = [engine for engine in queryset if engine.state not in FINAL]
         for engine in running:
             terminating.request_terminate(engine, request.user)
+            self.log_change(request, engine, "stopped")
         self.message_user(request, f"{len(running)} engines are asked to stop.")
 
 
 @admin.register(Gpu)
 class GpuAdmin(ReadOnly, Table):
-    list_display = ("index", "name", "uuid", "memory", "told", "foreign", "present", "held_by", "seen_at")
+    list_display = fields = ("index", "name", "uuid", "memory", "told", "foreign", "present", "held_by", "seen_at")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Gpu]:
         return super().get_queryset(request).prefetch_related("leases__engine")
@@ -136,6 +142,7 @@ class StartMeasureAdmin(ReadOnly, Table):
         "model", "gpu_name", "tensor_parallel_size", "quantization", "weights", "cache", "concurrency", "max_model_len",
         "measured_at",
     )  # fmt: skip
+    fields = (*list_display, "revision", "image", "device", "gpu_memory_utilization", "kv_cache_dtype", "flags")
     search_fields = ("model", "gpu_name", "image")
     found_by_search = False  # what was measured belongs to engines, which are found
 
@@ -152,6 +159,7 @@ class StartMeasureAdmin(ReadOnly, Table):
 
 
 admin.site.register(Recipe, RecipeAdmin)
+PeopleAdmin.actions = (*PeopleAdmin.actions, people_admin.cut_off)
 
 
 def _gib(size: int | None) -> str:

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from statistics import median
 
 from django.db.models import prefetch_related_objects
@@ -20,7 +21,7 @@ from engines.queueing import Place
 from engines.states import COMING_UP, FINAL, RESTING, State
 
 LATEST_ENDED = 6
-MOST_SHOWN = 36
+MOST_SHOWN = 30
 """Cards of one kind; the rest is a number."""
 _STARTS = 200
 """Starts that an estimate looks back at, all models together."""
@@ -104,7 +105,7 @@ class Card:
     place: Place | None = None
     """In the line for GPUs."""
 
-    @property
+    @cached_property
     def doing(self) -> list[str]:
         """What it does now, each in a few words; [] where that is not known."""
         return [] if self.gauges is None else doing(self.gauges)
@@ -140,7 +141,7 @@ class Card:
         changes = sorted((self.engine.change or {}).items())
         return ", ".join(f"{name} {value}" if value not in (None, []) else f"no {name}" for name, value in changes)
 
-    @property
+    @cached_property
     def facts(self) -> list[str]:
         """What else a card says, each in a few words."""
         engine, said = self.engine, []
@@ -154,7 +155,7 @@ class Card:
             said.append(f"requests of up to {engine.served_max_model_len:,} tokens")
         return said
 
-    @property
+    @cached_property
     def terms(self) -> list[str]:
         """When it ends by itself, or begins."""
         engine, said = self.engine, []
@@ -180,6 +181,13 @@ class Card:
         return min(filter(None, (self.engine.lease_ends_at, terms.idle_stop_at(self.engine))), default=None)
 
     @property
+    def ending(self) -> str:
+        """What comes at `ends_at`, in words."""
+        if self.ends_at == self.engine.lease_ends_at:
+            return "its lease ends"
+        return "it sleeps" if terms.sleeps(self.engine) else "it stops"
+
+    @cached_property
     def shared_with(self) -> str:
         """ "": with nobody. Whom else it is shared with only who decides over it is told."""
         if self.engine.shared:
@@ -217,7 +225,8 @@ def shown(user: User, now: datetime) -> Shown:
     own = _page(mine.active())
     ended = _page(mine.filter(state__in=FINAL).order_by("-ended_at", "-created_at"), LATEST_ENDED)
     others = _page(Engine.objects.usable_by(user).exclude(owner=user).active())
-    prefetch_related_objects([*own, *ended, *others], "gpu_leases__gpu", "shared_users", "shared_groups")
+    prefetch_related_objects([*own, *ended, *others], "gpu_leases__gpu")
+    prefetch_related_objects([*own, *ended, *(others if user.is_admin else [])], "shared_users", "shared_groups")
     live = [*own, *others]
     known = (usual_seconds(live), gauges.of(live), queueing.of(live, now))
     sets = [[card(engine, user, now, *known) for engine in engines] for engines in (own, ended, others)]

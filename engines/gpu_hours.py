@@ -41,7 +41,8 @@ def of(engines: QuerySet[Engine], period: Span) -> list[GpuTime]:
     """Those that held GPUs in the period, who held most first. Two queries."""
     after, before = period
     lived = Q(created_at__lt=before) & (Q(ended_at=None) | Q(ended_at__gt=after))
-    rows = {engine.pk: engine for engine in engines.filter(lived, device="cuda")}
+    told = ("name", "model", "tensor_parallel_size", "gpu_memory_utilization")
+    rows = {engine.pk: engine for engine in engines.filter(lived, device="cuda").only(*told)}
     changes: dict[UUID, list[Change]] = defaultdict(list)
     events = EngineEvent.objects.filter(engine__in=rows, at__lt=before).order_by("at", "id")
     for engine, at, state in events.values_list("engine_id", "at", "new_state"):

@@ -45,7 +45,9 @@ class Engine(StartOptions):
     shared_groups = models.ManyToManyField(
         "auth.Group", blank=True, related_name="+", help_text="The members of these may send requests to it."
     )
-    hf_account = models.CharField(max_length=100, blank=True, help_text="Account of the Hugging Face token.")
+    hf_account = models.CharField(
+        "Hugging Face account", max_length=100, blank=True, help_text="Account of the Hugging Face token."
+    )
 
     recipe = models.ForeignKey(
         Recipe, null=True, blank=True, editable=False, on_delete=models.SET_NULL, related_name="engines",
@@ -98,12 +100,12 @@ class Engine(StartOptions):
     phases = models.JSONField(default=list, blank=True, editable=False, help_text="Of engines.timeline.")
 
     # What the launcher and the engine told
-    container_id = models.CharField(max_length=80, blank=True, db_index=True)
+    container_id = models.CharField("id of the container or process", max_length=80, blank=True, db_index=True)
     host = models.CharField(max_length=80, blank=True, editable=False)
     port = models.PositiveIntegerField(null=True, blank=True, editable=False)
     task = models.CharField(max_length=10, choices=Task.choices, default=Task.GENERATE)
     has_chat_template = models.BooleanField(default=True)
-    served_max_model_len = models.PositiveIntegerField(null=True, blank=True)
+    served_max_model_len = models.PositiveIntegerField("longest request served, in tokens", null=True, blank=True)
     # Tokens of the portal's own probes: users' records + these = the engine's counters.
     probe_prompt_tokens = models.PositiveBigIntegerField(default=0, editable=False)
     probe_generated_tokens = models.PositiveBigIntegerField(default=0, editable=False)
@@ -176,7 +178,7 @@ class EngineEvent(models.Model):
 class Gpu(models.Model):
     """A GPU of this machine, as its driver names it."""
 
-    uuid = models.CharField(max_length=80, unique=True)
+    uuid = models.CharField("UUID", max_length=80, unique=True)
     index = models.PositiveSmallIntegerField(help_text="The driver's number for it, from 0.")
     name = models.CharField(max_length=100)
     memory_bytes = models.PositiveBigIntegerField()
@@ -192,6 +194,7 @@ class Gpu(models.Model):
 
     class Meta:
         ordering = ["index"]
+        verbose_name = "GPU"
 
     def __str__(self) -> str:
         return f"GPU {self.index} ({self.name})"
@@ -228,13 +231,15 @@ class Gpu(models.Model):
 class GpuLease(models.Model):
     """A GPU held by an engine, or a part of it. Its `GpuSlice` rows are what keeps a part from being given twice."""
 
-    gpu = models.ForeignKey(Gpu, on_delete=models.PROTECT, related_name="leases")
+    gpu = models.ForeignKey(Gpu, on_delete=models.PROTECT, related_name="leases", verbose_name="GPU")
     engine = models.ForeignKey(Engine, on_delete=models.CASCADE, related_name="gpu_leases")
     slices = models.PositiveSmallIntegerField(default=SLICES, help_text="Twentieths of its memory.")
     since = models.DateTimeField(default=timezone.now)
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["gpu", "engine"], name="one_lease_of_a_gpu_per_engine")]
+        verbose_name = "lease of a GPU"
+        verbose_name_plural = "leases of GPUs"
 
     def __str__(self) -> str:
         return f"{self.gpu} held by {self.engine}"
@@ -284,20 +289,23 @@ class StartMeasure(models.Model):
     revision = models.CharField(max_length=100, blank=True)
     image = models.CharField(max_length=300, blank=True)
     device = models.CharField(max_length=10)
-    gpu_name = models.CharField(max_length=100, blank=True, help_text='"" where its GPUs are not known.')
+    gpu_name = models.CharField("GPU", max_length=100, blank=True, help_text='"" where its GPUs are not known.')
     gpu_memory_bytes = models.PositiveBigIntegerField(default=0)
     tensor_parallel_size = models.PositiveSmallIntegerField()
     quantization = models.CharField(max_length=40, blank=True, help_text="As asked for.")
-    kv_cache_dtype = models.CharField(max_length=40)
+    kv_cache_dtype = models.CharField("type of the KV cache", max_length=40)
     flags = models.CharField(max_length=300, blank=True, help_text="vLLM's flags that change its memory.")
-    gpu_memory_utilization = models.FloatField()
+    gpu_memory_utilization = models.FloatField("share of GPU memory")
     # Of each GPU; null where the log did not say.
     weights_bytes = models.PositiveBigIntegerField(null=True)
     cache_bytes = models.BigIntegerField(null=True, help_text="Below 0: it was too little to start.")
     cache_tokens = models.PositiveBigIntegerField(null=True)
-    max_model_len = models.PositiveIntegerField(null=True)
+    max_model_len = models.PositiveIntegerField("longest request, in tokens", null=True)
     concurrency = models.FloatField(null=True, help_text="Requests of max_model_len that fit at once.")
     measured_at = models.DateTimeField()
+
+    class Meta:
+        verbose_name = "measured start"
 
     def __str__(self) -> str:
         return f"{self.model} on {self.tensor_parallel_size} {self.gpu_name or self.device}"

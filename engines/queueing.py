@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from heapq import nsmallest
 from typing import NamedTuple
 from uuid import UUID
 
@@ -64,14 +65,15 @@ def forecast(waiting: Iterable[Waiting], free_from: Sequence[Sequence[datetime |
 
 def _earliest(one: Waiting, times: list[list[datetime]], sizes: Sequence[int]) -> datetime | None:
     """When it finds its place, which is taken out of `times`. None: nobody knows."""
-    room_at = []
-    for number, unit in enumerate(times):
-        needed = slices_to_be_free(one.slices, sizes[number])
-        if len(unit) >= needed:
-            room_at.append((unit[needed - 1], number))
+    needed = {size: slices_to_be_free(one.slices, size) for size in set(sizes)}
+    room_at = [
+        (unit[enough - 1], number)
+        for number, unit in enumerate(times)
+        if len(unit) >= (enough := needed[sizes[number]])
+    ]
     if len(room_at) < one.units:
         return None
-    taken = sorted(room_at)[: one.units]
+    taken = nsmallest(one.units, room_at)
     for _, number in taken:
         del times[number][: one.slices]
     return taken[-1][0]

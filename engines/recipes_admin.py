@@ -40,7 +40,8 @@ class RecipeAdmin(options_admin.OptionsShown, Table):
     list_display = ("name", "owner", "published", "model", "vllm_version", "digest", "created_at")
     list_filter = ("published",)
     list_select_related = ("owner",)
-    search_fields = ("name", "model", "owner__username")
+    search_fields = ("name", "model")
+    person = "owner"
     actions = ("start",)
     readonly_fields = (
         "owner", *options_admin.FIELDS, "tokenizer_revision", "launcher", "device", "image", "image_digest",
@@ -75,6 +76,7 @@ class RecipeAdmin(options_admin.OptionsShown, Table):
             except CallerError as error:
                 self.message_user(request, f"{recipe}: {error}", messages.ERROR)
                 continue
+            self.log_change(request, recipe, f"started as {engine}")
             self.message_user(request, f"{recipe} is started as {engine}.")
             for told in recipe_differences.of(engine, recipe_differences.Today()):
                 self.message_user(request, f"{engine}: {told}", messages.WARNING)

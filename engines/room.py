@@ -55,13 +55,14 @@ def of(on_cpu: bool) -> Room | None:
     """None: it has no bounds that are known here. Two queries at most."""
     if on_cpu:
         return _slots()
-    present = {gpu.pk: gpu for gpu in Gpu.objects.filter(present=True)}
+    present = {gpu.pk: gpu for gpu in Gpu.objects.filter(present=True).only("foreign_memory_bytes")}
     if not present:
         return None
     units = {pk: Unit(SLICES, [], pk) for pk, gpu in present.items() if not gpu.is_taken}
-    rows = GpuLease.objects.filter(gpu__in=units)
-    for gpu, *held in rows.values_list("gpu", "engine_id", "slices", "engine__lease_ends_at"):
-        units[gpu].leases.append(Held(*held))
+    rows = GpuLease.objects.values_list("gpu", "engine_id", "slices", "engine__lease_ends_at")
+    for gpu, *held in rows:  # all: there are few, and naming each GPU costs more than passing over those of others
+        if gpu in units:
+            units[gpu].leases.append(Held(*held))
     return Room(len(present), list(units.values()))
 
 

@@ -15,14 +15,15 @@ class StartOptions(models.Model):
         max_length=100, blank=True, help_text="The commit of the model's repository, so that it stays what it was."
     )
     tokenizer_revision = models.CharField(max_length=100, blank=True, editable=False)
-    max_model_len = models.PositiveIntegerField(null=True, blank=True)
+    max_model_len = models.PositiveIntegerField("longest request, in tokens", null=True, blank=True)
     tensor_parallel_size = models.PositiveSmallIntegerField(default=1)
     seed = models.BigIntegerField(null=True, blank=True)
     tokenizer = models.CharField(max_length=300, blank=True)
     quantization = models.CharField(max_length=40, blank=True)
     gpu_memory_utilization = models.FloatField(
-        null=True, blank=True, help_text="Of each of its GPUs, 0 to 1; others may use the rest. Null: none may."
-    )
+        "share of GPU memory", null=True, blank=True,
+        help_text="Of each of its GPUs, 0 to 1; others may use the rest. Null: none may.",
+    )  # fmt: skip
     adapters = models.JSONField(default=list, blank=True, help_text="LoRA adapters: name, model and revision of each.")
     launcher = models.CharField(max_length=20)
     device = models.CharField(max_length=10)
@@ -30,7 +31,9 @@ class StartOptions(models.Model):
     image_digest = models.CharField(
         max_length=100, blank=True, editable=False, help_text="Docker's id of the image that ran; empty: not known."
     )
-    vllm_version = models.CharField(max_length=40, blank=True, editable=False, help_text="As the engine said itself.")
+    vllm_version = models.CharField(
+        "version of vLLM", max_length=40, blank=True, editable=False, help_text="As the engine said itself."
+    )
     kind = models.CharField(max_length=64, blank=True, db_index=True, editable=False, help_text="Alike starts: a hash.")
 
     OPTIONS = (

@@ -3,12 +3,10 @@
 from typing import Any
 
 from django.contrib import admin
-from django.contrib.admin.views.main import ChangeList
-from django.db.models import Count, Exists, OuterRef, Q, QuerySet
+from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest
 
-from accounts.models import User
-from accounts.tables import FirstPages, LongTable, ReadOnly
+from accounts.tables import FirstPages, Found, LongTable, ReadOnly, Table, of_people
 from engines.models import Engine
 from inference.aliases_admin import AliasAdmin
 from inference.models import AuditRun, Conversation, Message, ModelAlias, UsageRecord
@@ -16,22 +14,11 @@ from inference.models import AuditRun, Conversation, Message, ModelAlias, UsageR
 admin.site.register(ModelAlias, AliasAdmin)
 
 
-MANY = 300
-
-
-def _of_people(term: str) -> Q:
-    """Rows of users with `term` in their names. Those of few users are found by their index; those of many soon, in
-    the order of the list."""
-    named = User.objects.filter(username__icontains=term).order_by()
-    few = list(named.values_list("pk", flat=True)[: MANY + 1])
-    return Q(user__in=few) if len(few) <= MANY else Q(Exists(named.filter(pk=OuterRef("user"))))
-
-
 class Listed(ReadOnly, LongTable):
     actions = None
 
 
-class WithMessageCounts(ChangeList):
+class WithMessageCounts(Found):
     """Counts the messages of those conversations alone that are shown."""
 
     def get_results(self, request: HttpRequest) -> None:
@@ -52,17 +39,22 @@ class ConversationAdmin(Listed):
     search_fields = ("name",)  # and what get_search_results says
     search_help_text = "User or name of the conversation; what was said in it is not shown, not searched"
 
-    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[WithMessageCounts]:
         return WithMessageCounts
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Conversation], search_term: str
     ) -> tuple[QuerySet[Conversation], bool]:
-        """First what matches, then its order: a list that is read in order, to be searched, is read row by row."""
+        """First what matches, then its order: a list that is read in order, to be searched, is read row by row. Most
+        conversations have no name, and to see that is less than to search it."""
         if not (term := search_term.strip()):
             return queryset, False
-        found = queryset.order_by().filter(_of_people(term) | Q(name__icontains=term))
+        found = queryset.order_by().filter(of_people(request, term, "user") | Q(name__gt="", name__icontains=term))
         return queryset.filter(pk__in=found.values("pk")[: FirstPages.most]), False
+
+    def matching(self, queryset: QuerySet[Conversation], first: int, most: int) -> tuple[list[Any] | None, int]:
+        """What matches is no more than that."""
+        return Table.matching(self, queryset, first, most)
 
     @admin.display(description="messages")
     def message_count(self, conversation: Conversation) -> int:
@@ -93,7 +85,7 @@ class UsageRecordAdmin(Listed):
         if not term:
             return queryset, False
         models = {term} | set(Engine.objects.filter(model__icontains=term).values_list("model", flat=True))
-        return queryset.filter(Q(request_id=term) | _of_people(term) | Q(model__in=models)), False
+        return queryset.filter(Q(request_id=term) | of_people(request, term, "user") | Q(model__in=models)), False
 
 
 @admin.register(AuditRun)

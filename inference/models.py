@@ -155,9 +155,11 @@ class UsageRecord(models.Model):
         FAILED = "failed", "engine failed"
         EXPIRED = "expired", "portal process died"
 
-    request_id = models.CharField(max_length=64, unique=True)
+    request_id = models.CharField("id of the request", max_length=64, unique=True)
     user = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.SET_NULL, related_name="usage")
-    api_key = models.ForeignKey("accounts.ApiKey", null=True, on_delete=models.SET_NULL, related_name="usage")
+    api_key = models.ForeignKey(
+        "accounts.ApiKey", null=True, on_delete=models.SET_NULL, related_name="usage", verbose_name="API key"
+    )
     engine = models.ForeignKey("engines.Engine", null=True, on_delete=models.SET_NULL, related_name="usage")
     model = models.CharField(max_length=300)
     path = models.CharField(max_length=60)
@@ -173,8 +175,8 @@ class UsageRecord(models.Model):
     exact = models.BooleanField(help_text="Counted by the engine; else the reservation or the last count seen.")
     outcome = models.CharField(max_length=10, choices=Outcome.choices)
     started_at = models.DateTimeField(db_index=True)
-    first_token_ms = models.PositiveIntegerField(null=True, blank=True)
-    duration_ms = models.PositiveIntegerField()
+    first_token_ms = models.PositiveIntegerField("first token after, in ms", null=True, blank=True)
+    duration_ms = models.PositiveIntegerField("duration, in ms")
 
     class Meta:
         ordering = ["-started_at", "-id"]
@@ -214,6 +216,7 @@ class AuditRun(models.Model):
 
     class Meta:
         ordering = ["-at"]
+        verbose_name = "ledger audit"
 
     def __str__(self) -> str:
         return f"{self.broken} broken" if self.broken else "all is as it must be"

@@ -12,7 +12,8 @@ _GAP = 0.2  # of a bar's place
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One day: generated tokens, and prompt tokens on top of them. Numbers of the drawing, y downwards."""
+    """One day: generated tokens, and prompt tokens on top of them. Numbers of the drawing, y downwards. A template that
+    shows a year reads few names of each."""
 
     day: date
     prompt: int
@@ -23,6 +24,21 @@ class Bar:
     prompt_height: float
     generated_y: float
     generated_height: float
+
+    @property
+    def told(self) -> str:
+        """ "": there was nothing."""
+        if not (self.prompt or self.generated):
+            return ""
+        return f"{self.day:%Y-%m-%d}: {self.prompt} prompt, {self.generated} generated"
+
+    @property
+    def prompt_path(self) -> str:
+        return f"M{self.x} {self.prompt_y}h{self.width}v{self.prompt_height}h-{self.width}z"
+
+    @property
+    def generated_path(self) -> str:
+        return f"M{self.x} {self.generated_y}h{self.width}v{self.generated_height}h-{self.width}z"
 
 
 @dataclass(frozen=True, slots=True)

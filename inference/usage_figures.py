@@ -106,6 +106,9 @@ def _by_day(
 def _gpu_rows(found: list[GpuTime], period: Span) -> Iterator[GpuRow]:
     """Of those that held most."""
     shown = found[:LONGEST]
+    spans = [span for one in shown for span in one.at_hand]
+    if spans:  # requests at other times say nothing of them
+        period = (min(start for start, _ in spans), max(end for _, end in spans))
     busy = _busy_hours(UsageRollup.objects.filter(engine__in=[one.engine.pk for one in shown]), period)
     for one in shown:
         engine, idle_s = one.engine, gpu_hours.idle_s(one, busy[one.engine.pk])

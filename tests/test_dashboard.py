@@ -54,9 +54,12 @@ def test_it_shows_what_runs_waits_and_failed(admin, engine, alice):
     Gpu.objects.create(uuid="GPU-2", index=1, name="H100", memory_bytes=80 * 2**30, seen_at=NOW)
     GpuLease.objects.create(gpu=gpu, engine=placed)
     page = admin.get("/admin/").content.decode()
-    for text in ("waiting for 2 free GPUs", "It does not fit.", "Take a smaller one.", "placed of alice", "free"):
+    for text in ("waiting for 2 free GPUs", "It does not fit.", "Take a smaller one.", ">placed</a> of alice", "free"):
         assert text in page
     assert "Long ago." not in page
+    assert f'href="/admin/engines/engine/{placed.pk}/change/"' in page
+    assert 'href="/admin/engines/engine/?state__exact=QUEUED"' in page
+    assert page.count('<li class="held">') == page.count('<li class="free">') == 1
 
 
 @pytest.mark.django_db
@@ -168,6 +171,8 @@ def test_changes_are_listed_and_stay(admin, root, alice):
     entry = LogEntry.objects.log_actions(root.pk, [alice], 2, "[]", single_object=True)
     page = admin.get("/admin/admin/logentry/").content.decode()
     assert "alice" in page
+    assert "disabled" in page
+    assert "object repr" not in page.lower()
     for path in ("add/", f"{entry.pk}/delete/"):
         assert admin.get(f"/admin/admin/logentry/{path}").status_code == 403
 

@@ -12,7 +12,7 @@ from django.test import Client
 from django.views.defaults import server_error
 
 from accounts import quotas
-from engines import lifecycle
+from engines import cards, lifecycle
 from inference import conversations
 from inference.models import Conversation, UsageRecord
 from tests.accounts.conftest import NOW
@@ -76,8 +76,8 @@ def test_home_shows_the_latest_of_many_engines(browser, alice):
     )
     log_in(browser, "alice")
     page = text(browser.get("/"))
-    assert page.count('class="card"') == 36
-    assert "and 27 more" in page
+    assert page.count('class="card"') == cards.MOST_SHOWN
+    assert f"and {63 - cards.MOST_SHOWN} more" in page
 
 
 def test_a_strange_host_is_no_server_error(browser, db):

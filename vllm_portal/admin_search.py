@@ -6,7 +6,10 @@ from urllib.parse import urlencode
 from django.contrib import admin
 from django.http import HttpRequest
 from django.urls import reverse
+from django.utils.text import capfirst
 from unfold.dataclasses import SearchResult
+
+from accounts.tables import LongTable
 
 MOST = 8
 """Of each table; its own page lists the others."""
@@ -26,8 +29,10 @@ def found(request: HttpRequest, term: str) -> list[SearchResult]:
 def _of_table(page: Any, request: HttpRequest, term: str) -> list[SearchResult]:
     about, base = page.opts, f"admin:{page.opts.app_label}_{page.opts.model_name}_"
     rows, _ = page.get_search_results(request, page.get_queryset(request), term)
+    if not isinstance(page, LongTable):  # whose own order is that of an index
+        rows = rows.order_by("-pk")  # the newest, without sorting all that match
     seen = list(rows[: MOST + 1])
-    kind = str(about.verbose_name).capitalize()
+    kind = capfirst(str(about.verbose_name))
     results = [
         SearchResult(str(row), kind, reverse(f"{base}change", args=(row.pk,)), "data_object") for row in seen[:MOST]
     ]

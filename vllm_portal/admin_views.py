@@ -51,7 +51,7 @@ def remove_cached_model(request: HttpRequest) -> HttpResponse:
     except CallerError as error:
         messages.error(request, str(error))
     else:
-        note(request.user, f"cached model {removed.model}", "removed", size_bytes=removed.size_bytes)
+        note(request.user, f"cached model {removed.model}", "removed", "on the page", size_bytes=removed.size_bytes)
         messages.success(request, f"{removed.model} is out of the cache; it is downloaded when somebody starts it.")
     return redirect("admin:cached_models")
 

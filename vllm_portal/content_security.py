@@ -24,7 +24,7 @@ _COMMON = {
 _ADMIN = {
     **_COMMON,
     "script-src": "'self' 'unsafe-eval'",
-    "style-src": "'self' 'sha256-CftXQ/6rIQ3AMOrJUsQzoK+KGLgk4scJJlfXyvE/1mQ=' "
+    "style-src": "'self' 'sha256-zC79T7YS3bxGLpqsQ1bmO3Ydz2Ls63oRFDZ7ETbIJEU=' "
     "'sha256-bsV5JivYxvGywDAZ22EZJKBFip65Ng9xoJVLbBg7bdo='",
 }
 # REST framework: the style attributes of its buttons, of a mark and of a field.

@@ -41,10 +41,11 @@ def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _states() -> list[tuple[str, int]]:
+def _states() -> list[tuple[str, str, int]]:
+    """(state, its name, how many)."""
     rows = Engine.objects.filter(state__in=ACTIVE).order_by().values_list("state").annotate(count=Count("pk"))
     counted = dict(rows.values_list("state", "count"))
-    return [(state.label, counted[state.value]) for state in State if counted.get(state.value)]
+    return [(state.value, state.label, counted[state.value]) for state in State if counted.get(state.value)]
 
 
 def _today(now: datetime) -> dict[str, Any]:

@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from django.http import HttpRequest
 from django.templatetags.static import static
-from django.urls import reverse_lazy
+from django.urls import reverse, reverse_lazy
 
 
 def _page(title: str, icon: str, name: str, **arguments: Any) -> dict[str, Any]:
@@ -12,6 +13,11 @@ def _page(title: str, icon: str, name: str, **arguments: Any) -> dict[str, Any]:
 
 def _rows(title: str, icon: str, model: str) -> dict[str, Any]:
     return _page(title, icon, f"{model}_changelist")
+
+
+def _users_but_not_their_import(request: HttpRequest) -> bool:
+    users, own = reverse("admin:accounts_user_changelist"), reverse("admin:accounts_user_import")
+    return request.path.startswith(users) and request.path != own
 
 
 NAVIGATION = [
@@ -27,7 +33,7 @@ NAVIGATION = [
     {
         "title": "People",
         "items": [
-            _rows("Users", "group", "accounts_user"),
+            {**_rows("Users", "group", "accounts_user"), "active": _users_but_not_their_import},
             _rows("Groups", "groups", "auth_group"),
             _page("Import users", "upload", "accounts_user_import"),
             _rows("API keys", "key", "accounts_apikey"),
@@ -54,12 +60,19 @@ NAVIGATION = [
     },
 ]
 
+BLUE = {
+    "50": "#eef4ff", "100": "#dbe7ff", "200": "#bcd3ff", "300": "#9dc1ff", "400": "#7fb0ff", "500": "#3f7ce8",
+    "600": "#1f5fd0", "700": "#1a4fae", "800": "#19438d", "900": "#193a71", "950": "#122449",
+}  # fmt: skip
+"""The portal's own, as in portal.css."""
+
 UNFOLD = {
     "SITE_TITLE": "vllm-portal",
     "SITE_HEADER": "vllm-portal",
     "SITE_SYMBOL": "dns",
     "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("portal.svg")}],
     "SITE_URL": "/",
+    "COLORS": {"primary": BLUE},
     "STYLES": [lambda request: static("admin.css")],
     "SCRIPTS": [lambda request: static("admin.js")],
     "SHOW_HISTORY": True,

@@ -4,6 +4,7 @@ import re
 from html import unescape
 
 import pytest
+from django.contrib.admin.models import LogEntry
 from django.test import Client
 
 from accounts import quotas
@@ -50,6 +51,13 @@ def save(client: Client, user: User, form: dict[str, str], **changes: object) ->
 def row(user) -> tuple[int, int, int, int]:
     limit = TokenLimit.objects.get(user=user)
     return limit.prompt_token_number, limit.prompt_token_limit, limit.gen_token_number, limit.gen_token_limit
+
+
+def test_a_users_page_shows_what_is_used_and_left_as_bars(admin, alice):
+    TokenLimit.objects.filter(user=alice).update(prompt_token_number=2_500, prompt_token_limit=10_000)
+    page = admin.get(f"{PEOPLE}{alice.pk}/change/").content.decode()
+    assert '<progress class="block mt-1 w-full" max="10000" value="2500" aria-label="2,500 of 10,000">' in page
+    assert "7,500 left" in page
 
 
 def test_only_the_role_admin_gets_in(alice, root):
@@ -219,8 +227,8 @@ def test_an_imported_name_that_is_not_allowed_today_can_be_edited(admin, db):
     assert not User.objects.get(pk=carol.pk).is_active
 
 
-def act(client: Client, action: str, *users: User):
-    body = {"action": action, "_selected_action": [user.pk for user in users]}
+def act(client: Client, action: str, *users: User, **more: str):
+    body = {"action": action, "_selected_action": [user.pk for user in users], **more}
     answer = client.post(PEOPLE, body, follow=True)
     assert answer.status_code == 200
     return answer
@@ -238,6 +246,27 @@ def test_actions(admin, alice, bob, live, committed):
     assert live(alice, load=False)["on"] == 1
     assert live(alice, load=False)["gl"] == 2_000
     assert row(alice) == (0, 20_000, 0, 2_000)
+    act(admin, "make_links", bob)
+    said = LogEntry.objects.order_by("pk").values_list("user__username", "object_repr", "change_message")
+    assert list(said) == [
+        ("root", "alice", "disabled"), ("root", "bob", "disabled"), ("root", "alice", "enabled"),
+        ("root", "alice", "token limits doubled"), ("root", "bob", "link to set a password made"),
+    ]  # fmt: skip
+
+
+def test_limits_are_raised_by_what_is_asked_for(admin, alice, bob, live, committed):
+    live(alice)
+    asked = act(admin, "raise_limits", alice, bob).content.decode()
+    assert "Of alice, bob." in asked
+    assert act(admin, "raise_limits", alice, bob, **{"raise": "yes", "prompt": "-5"}).status_code == 200
+    assert "Say by how many" in act(admin, "raise_limits", alice, **{"raise": "yes"}).content.decode()
+    assert row(alice) == (0, 10_000, 0, 1_000)
+    with committed():
+        act(admin, "raise_limits", alice, bob, **{"raise": "yes", "generated": "500"})
+    assert row(alice) == row(bob) == (0, 10_000, 0, 1_500)
+    assert live(alice, load=False)["gl"] == 1_500
+    act(admin, "raise_limits", alice, **{"raise": "yes", "prompt": str(quotas.MOST)})
+    assert row(alice) == (0, quotas.MOST, 0, 1_500)
 
 
 def test_a_user_is_deleted_with_the_conversations(admin, alice, live, committed):

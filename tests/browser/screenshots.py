@@ -127,6 +127,8 @@ def pictures(browser, portal: PortalProcess, engine_id: str, folder: Path, kind:
     admin = Visit(browser, portal.url, viewport=size, color_scheme=scheme).log_in("admin", ADMIN_PASSWORD)
     for name, path in OF_ADMINS.items():
         admin.page.goto(path.format(id=engine_id), wait_until="networkidle" if path.startswith("/admin") else "load")
+        if name == "api-docs":
+            admin.page.wait_for_selector(".opblock")  # a script draws it
         admin.page.screenshot(path=folder / f"{name}-{kind}.png", full_page=True)
     admin.close()
 

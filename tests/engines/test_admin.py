@@ -107,3 +107,16 @@ def test_a_measure_that_misleads_may_be_deleted_and_not_changed(pages, engine_in
     assert pages.post(change, {"weights_bytes": 1}).status_code == 403
     pages.post(reverse("admin:engines_startmeasure_delete", args=[measure.pk]), {"post": "yes"})
     assert not StartMeasure.objects.exists()
+
+
+def test_who_is_cut_off_is_disabled_and_their_engines_stop(pages, root, alice, bob, engine_in, state_of):
+    alices, bobs = engine_in(State.READY), engine_in(State.READY, owner=bob)
+    own = engine_in(State.READY, owner=root)
+    body = {"action": "cut_off", "_selected_action": [alice.pk, root.pk]}
+    answer = pages.post("/admin/accounts/user/", body, follow=True)
+    said = [str(message) for message in answer.context["messages"]]
+    assert said == ["You cannot disable yourself; another admin can.", "1 disabled.", "1 engines are asked to stop."]
+    for user, active in ((alice, False), (bob, True), (root, True)):
+        user.refresh_from_db()
+        assert user.is_active is active
+    assert [state_of(one) for one in (alices, bobs, own)] == [State.STOPPING, State.READY, State.READY]

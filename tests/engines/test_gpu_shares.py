@@ -234,7 +234,9 @@ def test_pages_say_how_much_of_it(fake, wants, two_gpus, client_of, alice, root)
     assert "30 % of GPU 0 (Card)" in browser.get("/cards").content.decode()
     assert "30 % of GPU 0 (Card)" in browser.get(f"/engine/{engine.pk}").content.decode()
     browser.force_login(root)
-    assert f"{engine.name} of alice, 30 %; {other.name} of alice, 25 %" in browser.get("/admin/").content.decode()
+    dashboard = browser.get("/admin/").content.decode()
+    assert f"{engine.name}</a> of alice, 30 %" in dashboard
+    assert f"{other.name}</a> of alice, 25 %" in dashboard
     assert f"{engine.name} 30 %, {other.name} 25 %" in browser.get("/admin/engines/gpu/").content.decode()
     (node,) = client_of(alice).get("/api/v1/nodes").json()["results"]
     assert node["gpus"][0]["engines"] == [

@@ -236,6 +236,8 @@ def test_a_bar_for_each_day():
     assert (empty.prompt_height, empty.generated_height) == (0, 0)
     assert (bar.generated_y, bar.generated_height) == (100, 100)
     assert (bar.prompt_y, bar.prompt_height) == (40, 60)
+    assert (empty.told, bar.told) == ("", f"{bar.day:%Y-%m-%d}: {bar.prompt} prompt, {bar.generated} generated")
+    assert bar.prompt_path == f"M{bar.x} 40.0h{bar.width}v60.0h-{bar.width}z", "as high as it is said to be"
     assert bar.x + bar.width <= 1000
 
 

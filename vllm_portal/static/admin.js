@@ -11,4 +11,10 @@ function name() {
   }
 }
 
+// Unfold writes the name of a chosen file into a field of text, and fails where a page has none.
+document.addEventListener("change", (event) => {
+  const file = event.target.closest("input[type=file]");
+  if (file && !file.parentNode.parentNode.parentNode.querySelector("input[type=text]")) event.stopImmediatePropagation();
+}, true);
+
 new MutationObserver(name).observe(document.documentElement, { childList: true, subtree: true });

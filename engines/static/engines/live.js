@@ -17,7 +17,7 @@ async function refresh() {
     if (!answer.ok) return;
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     if (cards) replace(cards, page.body.childNodes);
-    else replaceState(page.querySelector("[data-state]"));
+    else replaceState(page);
   } catch {
     // The portal is away for a moment; the next look tells.
   } finally {
@@ -25,9 +25,15 @@ async function refresh() {
   }
 }
 
-function replaceState(fresh) {
+// Of an engine's page all that is read, and nothing in which somebody may be typing.
+function replaceState(page) {
+  const fresh = page.querySelector("[data-state]");
   if (!fresh) return stop();
   replace(state, fresh.childNodes);
+  for (const part of document.querySelectorAll("[data-part]")) {
+    const now = page.querySelector(`[data-part="${part.dataset.part}"]`);
+    if (now && now.innerHTML !== part.innerHTML) part.replaceChildren(...now.childNodes);
+  }
   if (fresh.dataset.live === "false") location.reload(); // other buttons, the last of its log
 }
 
