@@ -95,7 +95,9 @@ def _judge(look: _Look) -> None:
         if engine.state == State.LOADING:
             measures.record(engine, log, timezone.now())
             starts.record(engine, log, engine.state_since)
-        ending.fail(engine, diagnose(log, seen, came_up=engine.state != State.LOADING))
+        diagnosis = diagnose(log, seen, came_up=engine.state != State.LOADING)
+        if engine.state not in RESTING or not sleeping.has_died(engine, timezone.now(), diagnosis):
+            ending.fail(engine, diagnosis)
         return
     _follow_address(look)
     if look.thorough:

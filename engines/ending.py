@@ -8,10 +8,12 @@ row that knows of it, and no FAILED engine that still runs.
 import logging
 import uuid
 from datetime import datetime, timedelta
+from functools import partial
 
+from django.db import transaction
 from django.utils import timezone
 
-from engines import engine_logs, health, lifecycle, retrying, terms
+from engines import engine_logs, health, hints, lifecycle, retrying, terms
 from engines.diagnosis import Diagnosis
 from engines.launchers import choice
 from engines.launchers.base import Status
@@ -33,13 +35,27 @@ LOG_BYTES = 200_000
 
 
 def stop(engine_id: uuid.UUID) -> None:
-    """Ends an engine that is STOPPING; others are left alone. Never raises LauncherError: the reconciler comes back."""
+    """Ends an engine that is STOPPING: for good, to sleep, or to start afresh. Others are left alone. Never raises
+    LauncherError: the reconciler comes back."""
     with turn(container_turn(engine_id), TURN_SECONDS) as mine:
         engine = Engine.objects.filter(pk=engine_id, state=State.STOPPING).first() if mine else None
         if engine is None or _drains(engine, timezone.now()) or not _end(engine):
             return
-        if engine.desired != Desired.SLEEP or not lifecycle.asleep(engine, timezone.now()):
+        if engine.desired == Desired.RUN:
+            _start_afresh(engine)
+        elif engine.desired != Desired.SLEEP or not lifecycle.asleep(engine, timezone.now()):
             lifecycle.stopped(engine, timezone.now())
+
+
+def start_afresh(engine: Engine, now: datetime, why: str) -> bool:
+    """For one that does not wake: ended, and launched once more in its place, for whoever wakes it. False: it is awake
+    after all, or somebody wants it stopped."""
+    with transaction.atomic():
+        if not lifecycle.request_afresh(engine, now, why):
+            return False
+        transaction.on_commit(partial(hints.stop, engine.pk))
+    logger.warning("engine %s is started afresh: %s", engine.name, why)
+    return True
 
 
 def fail(engine: Engine, diagnosis: Diagnosis) -> bool:
@@ -90,6 +106,13 @@ def _drains(engine: Engine, now: datetime) -> bool:
         return since < KNOWN
     told = health.told(engine.host, engine.port)
     return told.running + told.waiting > 0 if told else _runs(engine)
+
+
+def _start_afresh(engine: Engine) -> None:
+    """Where it cannot be now, the reconciler comes back, and sees what is desired by then."""
+    with transaction.atomic():
+        if lifecycle.start_afresh(engine, timezone.now()):
+            transaction.on_commit(partial(hints.launch, engine.pk))
 
 
 def _runs(engine: Engine) -> bool:

@@ -117,7 +117,7 @@ def _wanted(new: State, columns: dict[str, Any]) -> Collection[str]:
     """What must be desired of an engine that goes to this state."""
     if new in (State.ASLEEP, State.QUEUED):
         return [Desired.SLEEP]
-    if new in FINAL or (new is State.STOPPING and columns.get("desired") != Desired.SLEEP):
+    if new in FINAL or (new is State.STOPPING and columns.get("desired", Desired.STOP) == Desired.STOP):
         return list(Desired)
     return [Desired.RUN]
 
@@ -135,11 +135,40 @@ def rouse(engine: Engine, now: datetime, by: str, **columns: Any) -> bool:
     The caller sends the hint after the commit; if that gets lost the reconciler wakes it.
     """
     deadline = now + timedelta(seconds=get_config().load_stall_seconds)
+    columns |= {"deadline_at": deadline, "missed_checks": 0}
     with transaction.atomic():
-        list(Gpu.objects.select_for_update(of=("self",)).filter(leases__engine=engine).order_by("pk"))
+        _lock_gpus(engine)
         if waits_for(engine):
             return False
-        return move(engine, State.SLEEPING, State.WAKING, now, f"woken by {by}", deadline_at=deadline, **columns)
+        return move(engine, State.SLEEPING, State.WAKING, now, f"woken by {by}", **columns)
+
+
+def request_afresh(engine: Engine, now: datetime, why: str) -> bool:
+    """WAKING -> STOPPING, on its way to PLACED: it keeps its GPUs, so it must not wait in line again. False: it is
+    awake, or somebody wants it stopped.
+
+    The caller sends the stop hint after the commit; if that gets lost the reconciler goes on.
+    """
+    columns = {"desired": Desired.RUN, "deadline_at": None, "slept_at": None, "detail": f"to start afresh: {why}"[:300]}
+    return move(engine, State.WAKING, State.STOPPING, now, f"is started afresh: {why}", **columns)
+
+
+def start_afresh(engine: Engine, now: datetime) -> bool:
+    """STOPPING -> PLACED: the next generation in the place of the one before, of which the launcher says that nothing
+    runs any more. False: it is to end by now, or one of `waits_for` comes up.
+
+    The caller sends the launch hint after the commit, as at a start.
+    """
+    with transaction.atomic():
+        _lock_gpus(engine)
+        if waits_for(engine):
+            return False
+        return move(engine, State.STOPPING, State.PLACED, now, "in the same place", **_next_generation(engine, now))
+
+
+def _lock_gpus(engine: Engine) -> None:
+    """Its own, against whoever is placed on them meanwhile. Only within a transaction."""
+    list(Gpu.objects.select_for_update(of=("self",)).filter(leases__engine=engine).order_by("pk"))
 
 
 def waits_for(engine: Engine) -> list[str]:
@@ -175,18 +204,29 @@ def wake(engine: Engine, now: datetime, by: str) -> bool:
         now,
         f"woken by {by}",
         desired=Desired.RUN,
-        generation=engine.generation + 1,
-        asked_at=now,
-        ready_at=None,
-        log_size=0,
-        missed_checks=0,
-        sleep_level=0,
-        phases=[],
-        download=None,
-        probe_prompt_tokens=0,
-        probe_generated_tokens=0,
-        **_UNTOLD,
+        **_next_generation(engine, now),
     )
+
+
+def _next_generation(engine: Engine, now: datetime) -> dict[str, Any]:
+    """What is told of the last one is forgotten."""
+    return {
+        "generation": engine.generation + 1,
+        "asked_at": now,
+        "host": "",
+        "port": None,
+        "deadline_at": None,
+        "ready_at": None,
+        "slept_at": None,
+        "log_size": 0,
+        "missed_checks": 0,
+        "sleep_level": 0,
+        "phases": [],
+        "download": None,
+        "probe_prompt_tokens": 0,
+        "probe_generated_tokens": 0,
+        **_UNTOLD,
+    }
 
 
 def request_terminate(engine: Engine, now: datetime, by: str, **columns: Any) -> bool:

@@ -15,8 +15,9 @@ class EngineQuerySet(models.QuerySet[Any]):
         return self.filter(state__in=ACTIVE)
 
     def wakeable(self) -> "EngineQuerySet":
-        """Those that sleep, are about to, or have been woken and are not ready yet: a request to them waits."""
-        falling = models.Q(state=State.STOPPING, desired=Desired.SLEEP)
+        """Those that sleep, are about to, or have been woken and are not ready yet, at the first attempt or afresh: a
+        request to them waits."""
+        falling = models.Q(state=State.STOPPING, desired__in=(Desired.SLEEP, Desired.RUN))
         waking = models.Q(state__in=COMING_UP, desired=Desired.RUN, generation__gt=1)
         return self.filter(models.Q(state__in={State.ASLEEP, *RESTING}) | falling | waking)
 

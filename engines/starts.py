@@ -16,7 +16,7 @@ from django.db.models import Q
 from engines import timeline as logs
 from engines.diagnosis import one_line
 from engines.downloads import told as downloads
-from engines.models import Engine
+from engines.models import Engine, EngineEvent
 from engines.states import COMING_UP, State
 
 _OF_STATES = {
@@ -58,7 +58,7 @@ def timeline(engine: Engine) -> list[Step]:
     steps: list[Step] = []
     end: datetime | None = None
     events = sorted(engine.events.all(), key=lambda event: (event.at, event.pk))
-    begun = max((n for n, event in enumerate(events) if event.new_state == State.QUEUED), default=0)
+    begun = max((n for n, event in enumerate(events) if _begins(event)), default=0)
     for event in events[begun:]:
         phase = _OF_STATES.get(State(event.new_state))
         if phase is None:
@@ -75,6 +75,11 @@ def timeline(engine: Engine) -> list[Step]:
     if end is not None and steps:
         steps[-1].duration_s = max(0.0, round((end - steps[-1].started_at).total_seconds(), 1))
     return steps
+
+
+def _begins(event: EngineEvent) -> bool:
+    """A generation: asked for, woken, or in the place of the one before."""
+    return event.new_state == State.QUEUED or (event.old_state, event.new_state) == (State.STOPPING, State.PLACED)
 
 
 def _detail(engine: Engine, phase: str, message: str) -> str:

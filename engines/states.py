@@ -4,6 +4,7 @@
        ^                                        idle: READY -> SLEEPING -> WAKING -> READY
        |                                        idle: READY, SLEEPING -> STOPPING -> ASLEEP
        +--------------------- a request, or its owner --------------------+
+       does not wake: WAKING -> STOPPING -> PLACED, the next generation in the same place
        any state that is not final --> STOPPING -> STOPPED
        any state that is not final --> FAILED (with a cause)
 
@@ -71,7 +72,7 @@ _FORWARD = {
     State.UNHEALTHY: {State.READY},
     State.SLEEPING: {State.WAKING},
     State.WAKING: {State.READY},
-    State.STOPPING: {State.ASLEEP, State.STOPPED},
+    State.STOPPING: {State.ASLEEP, State.PLACED, State.STOPPED},
     State.ASLEEP: {State.QUEUED},
 }
 

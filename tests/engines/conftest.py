@@ -127,6 +127,20 @@ def served(running, fake):
 
 
 @pytest.fixture
+def sleeper(served, long_ago):
+    """sleeper(state, level, *flags): an engine in this state that can sleep, and the stand-in that it is."""
+
+    def make(state=State.SLEEPING, level=1, *flags, **columns):
+        engine, process = served(state, *flags, env={"VLLM_SERVER_DEV_MODE": "1"}, **columns)
+        columns = {"sleep_level": level, "port": process.port, "deadline_at": None}
+        Engine.objects.filter(pk=engine.pk).update(**columns, state_since=long_ago)
+        engine.refresh_from_db()
+        return engine, process
+
+    return make
+
+
+@pytest.fixture
 def state_of():
     return lambda engine: Engine.objects.get(pk=engine.pk).state
 

@@ -29,27 +29,12 @@ from vllm_portal.errors import CallerError
 pytestmark = pytest.mark.django_db(transaction=True)
 ENGINES = "/api/v1/engines"
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
-DEV = {"VLLM_SERVER_DEV_MODE": "1"}
 
 
 @pytest.fixture(autouse=True)
 def no_wait(monkeypatch):
     """No web process reads the routes here."""
     monkeypatch.setattr(ending, "KNOWN", timedelta(0))
-
-
-@pytest.fixture
-def sleeper(served):
-    """sleeper(state, level, *flags): an engine in this state that can sleep, and the stand-in that it is."""
-
-    def make(state=State.SLEEPING, level=1, *flags, **columns):
-        engine, process = served(state, *flags, env=DEV, **columns)
-        columns = {"sleep_level": level, "port": process.port, "deadline_at": None}
-        Engine.objects.filter(pk=engine.pk).update(**columns, state_since=timezone.now() - HOUR)
-        engine.refresh_from_db()
-        return engine, process
-
-    return make
 
 
 def goes_on(engine):
@@ -225,10 +210,6 @@ class TestWaking:
         assert goes_on(engine) == State.WAKING
         assert engine.detail == "tries again: /wake_up was answered with 500"
         assert waking.see(engine.pk, "alice").told == f"waking {engine.detail}"
-        sleeping.watch(engine, engine.deadline_at + MINUTE)
-        engine.refresh_from_db()
-        assert (engine.state, engine.cause_code) == (State.FAILED, "does_not_wake")
-        assert "/wake_up was answered with 500" in engine.cause
 
     def test_while_another_measures_the_memory_of_its_gpu_it_waits(self, engine_in):
         gpu = Gpu.objects.create(uuid="GPU-0", index=0, name="Card", memory_bytes=1, seen_at=NOW)
@@ -270,7 +251,8 @@ class TestWhileItSleeps:
         assert fake.calls == []
 
     def test_its_death_is_seen_at_once(self, sleeper, fake):
-        engine, _ = sleeper()
+        """Where nobody may wake it: else it is asleep, see test_afresh."""
+        engine, _ = sleeper(wakes=False)
         goes_on(engine)
         fake.die(engine.container_name, "", exit_code=137, oom_killed=True)
         reconcile.reconcile(timezone.now())
