@@ -60,12 +60,12 @@ WORDS = {
 
 STEPS = {
     "queue": "waiting for its place",
-    "pull": "fetching the image and adapters",
+    "pull": "fetching the image",
     "start": "making the container or process",
     "boot": "vLLM comes up",
     "configure": "reading the configuration",
     "core": "the engine's core comes up",
-    "download": "downloading the model",
+    "download": "downloading the model and its adapters",
     "load": "loading the weights",
     "compile": "compiling",
     "kv_cache": "measuring the KV cache",

@@ -1,5 +1,4 @@
-"""How engines come up: QUEUED -> PLACED -> PULLING (docker, adapters) -> FETCHING (a model of the hub) -> STARTING ->
-LOADING.
+"""How engines come up: QUEUED -> PLACED -> PULLING (docker) -> FETCHING (of the hub) -> STARTING -> LOADING.
 
 Each step looks at the row, does one thing that can be repeated, and moves the row by compare-and-swap. So a step that
 was cut short by a `kill -9` is done again by whoever comes next, and a stop that arrives at any moment wins: the next
@@ -178,7 +177,7 @@ def _leave_placed(engine: Engine) -> bool:
     config, now = get_config(), timezone.now()
     # From here on what is started does not depend on settings that may change before it runs.
     columns = {"sleep_level": sleeping.level_for(engine), "slept_at": None}
-    if engine.launcher == "docker" or adapter_files.has_some_to_fetch(engine):
+    if engine.launcher == "docker" or adapter_files.wants_a_look(engine):
         deadline = _in(now, config.pull_timeout_seconds)
         return lifecycle.move(engine, State.PLACED, State.PULLING, now, deadline_at=deadline, **columns)
     return _fetch_or_start(engine, State.PLACED, **columns)
@@ -186,7 +185,7 @@ def _leave_placed(engine: Engine) -> bool:
 
 def _fetch_or_start(engine: Engine, old: State, **columns: Any) -> bool:
     config, now = get_config(), timezone.now()
-    if fetching.is_the_portals(engine):
+    if fetching.has_some(engine):
         deadline = _in(now, config.download_stall_seconds)
         return lifecycle.move(engine, old, State.FETCHING, now, deadline_at=deadline, **columns)
     deadline = _in(now, config.start_timeout_seconds)
@@ -201,7 +200,7 @@ def _pull(engine: Engine) -> bool:
 
     try:
         choice.launcher(engine.launcher).prepare(launch_spec(engine), progress)
-        adapter_files.fetch(engine, progress)
+        adapter_files.settle(engine)
     except _Overtaken:
         return False
     except StartFailed as error:
