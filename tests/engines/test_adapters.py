@@ -399,7 +399,7 @@ def test_a_start_with_adapters_is_measured_apart(ordered):
 
     for given in ((), (Adapter("sql", "acme/open"),)):
         measures.record(ordered(*given, device="cuda"), GPU_LOG, NOW)
-    assert sorted(StartMeasure.objects.values_list("flags", flat=True)) == ["", "--max-loras 1"]
+    assert sorted(StartMeasure.objects.values_list("flags", flat=True)) == ["", "--max-loras 1 --max-lora-rank 16"]
 
 
 @pytest.mark.parametrize(("ranks", "least"), [([], 1), ([1], 1), ([2], 8), ([8, 24], 32), ([257], 320), ([512], 512)])
