@@ -12,7 +12,7 @@ from typing import Any
 from engines import adapters, hub_cache, lifecycle, model_cache
 from engines.causes import hub as causes
 from engines.diagnosis import Diagnosis
-from engines.downloads import folder, process
+from engines.downloads import folder, process, told
 from engines.downloads.failures import NO_ROOM, NOT_WRITABLE, UNFORESEEN
 from engines.downloads.folder import Download, Order, Outcome
 from engines.downloads.told import Fetching, fetching, size
@@ -81,12 +81,12 @@ def forget_old(now: datetime) -> None:
     folder.forget_older_than(downloads_folder(), now.timestamp() - KEPT_DAYS * 86400)
 
 
-def end_of(engine: Engine, now: datetime) -> dict[str, Any] | None:
-    """What is kept of downloads that are over. None: there was nothing to download, or it is left to the engine."""
+def end_of(engine: Engine, now: datetime) -> dict[str, Any]:
+    """What is kept of downloads that are over."""
     first = (engine.download or {}).get("first")
     sizes = {part.name: part.bytes for part in parts(engine) if part.is_whole}
     if not isinstance(first, dict) or not first.keys() & sizes.keys():
-        return None
+        return told.LEFT
     total = sum(sizes[name] for name in first if name in sizes)
     came = sum(max(sizes[name] - there, 0) for name, there in first.items() if name in sizes)
     took_s = max(now.timestamp() - (engine.download or {})["since"], 0.1)
@@ -133,7 +133,7 @@ def _goes_on(engine: Engine, part: Part, now: datetime) -> Diagnosis | bool:
     seen = fetching(progress, alive)
     most = before.get("most", 0)
     grew = progress.done > most
-    told = seen._asdict() | {
+    kept = seen._asdict() | {
         "part": part.name,
         "most": max(most, progress.done),  # a file that has to come once more is no progress
         "begun": 1 if grew else before.get("begun", 0),
@@ -141,7 +141,7 @@ def _goes_on(engine: Engine, part: Part, now: datetime) -> Diagnosis | bool:
         "since": before["since"] or now.timestamp(),
     }
     detail = f"{part.told}: {seen.told}" if part.told else seen.told
-    lifecycle.downloading(engine, now, told, detail, grew)
+    lifecycle.downloading(engine, now, kept, detail, grew)
     if engine.deadline_at and now > engine.deadline_at:
         return _stalled(part, seen)
     return False

@@ -1,4 +1,4 @@
-"""How engines come up: QUEUED -> PLACED -> PULLING (docker) -> FETCHING (of the hub) -> STARTING -> LOADING.
+"""How engines come up: QUEUED -> FETCHING (of the hub) -> QUEUED -> PLACED -> PULLING (docker) -> STARTING -> LOADING.
 
 Each step looks at the row, does one thing that can be repeated, and moves the row by compare-and-swap. So a step that
 was cut short by a `kill -9` is done again by whoever comes next, and a stop that arrives at any moment wins: the next
@@ -92,7 +92,7 @@ def _step(engine: Engine) -> bool:
         ending.finish_failing(engine)
         return False
     steps: dict[str, Callable[[Engine], bool]] = {
-        State.QUEUED: _place,
+        State.QUEUED: _fetch_or_place,
         State.PLACED: _leave_placed,
         State.PULLING: _pull,
         State.FETCHING: _fetch,
@@ -106,6 +106,27 @@ def _step(engine: Engine) -> bool:
         ending.fail(engine, _too_late(engine))
         return False
     return step(engine)
+
+
+def _fetch_or_place(engine: Engine) -> bool:
+    """What it needs comes first, so that no GPU waits for a download."""
+    try:
+        adapter_files.settle(engine)
+    except StartFailed as error:
+        ending.fail(engine, _diagnosis(error))
+        return False
+    except OperatorError as error:
+        logger.warning("the adapters of engine %s are not asked for: %s", engine.name, error)
+    now = timezone.now()
+    if not _needs_to_fetch(engine):
+        return _place(engine)
+    deadline = _in(now, get_config().download_stall_seconds)
+    return lifecycle.move(engine, State.QUEUED, State.FETCHING, now, deadline_at=deadline)
+
+
+def _needs_to_fetch(engine: Engine) -> bool:
+    """Once for each generation: what the portal could not fetch then, the engine does."""
+    return engine.download is None and fetching.has_some(engine)
 
 
 def _place(engine: Engine) -> bool:
@@ -167,7 +188,7 @@ def _too_few(engine: Engine, free: int, present: list[Gpu]) -> str:
 def _others_are_before(engine: Engine, usable: int) -> bool:
     """Nobody overtakes, else many small engines would keep a large one waiting for ever. One that needs more GPUs than
     other programs leave, or more slots than there are, holds up nobody."""
-    for one in queueing.line(engine.on_cpu):
+    for one in queueing.line(engine.on_cpu, timezone.now()):
         if one.engine_id == engine.pk or one.units <= usable:
             return one.engine_id != engine.pk
     return False
@@ -177,7 +198,7 @@ def _leave_placed(engine: Engine) -> bool:
     config, now = get_config(), timezone.now()
     # From here on what is started does not depend on settings that may change before it runs.
     columns = {"sleep_level": sleeping.level_for(engine), "slept_at": None}
-    if engine.launcher == "docker" or adapter_files.wants_a_look(engine):
+    if engine.launcher == "docker":
         deadline = _in(now, config.pull_timeout_seconds)
         return lifecycle.move(engine, State.PLACED, State.PULLING, now, deadline_at=deadline, **columns)
     return _fetch_or_start(engine, State.PLACED, **columns)
@@ -185,7 +206,7 @@ def _leave_placed(engine: Engine) -> bool:
 
 def _fetch_or_start(engine: Engine, old: State, **columns: Any) -> bool:
     config, now = get_config(), timezone.now()
-    if fetching.has_some(engine):
+    if _needs_to_fetch(engine):
         deadline = _in(now, config.download_stall_seconds)
         return lifecycle.move(engine, old, State.FETCHING, now, deadline_at=deadline, **columns)
     deadline = _in(now, config.start_timeout_seconds)
@@ -200,7 +221,6 @@ def _pull(engine: Engine) -> bool:
 
     try:
         choice.launcher(engine.launcher).prepare(launch_spec(engine), progress)
-        adapter_files.settle(engine)
     except _Overtaken:
         return False
     except StartFailed as error:
@@ -225,8 +245,11 @@ def _fetch(engine: Engine) -> bool:
     if not seen:
         return False
     now = timezone.now()
-    columns = {"deadline_at": _in(now, get_config().start_timeout_seconds), "download": fetching.end_of(engine, now)}
-    return lifecycle.move(engine, State.FETCHING, State.STARTING, now, **columns)
+    download = fetching.end_of(engine, now)
+    if not lifecycle.holds_a_place(engine):
+        return lifecycle.get_in_line(engine, now, download=download)
+    deadline = _in(now, get_config().start_timeout_seconds)
+    return lifecycle.move(engine, State.FETCHING, State.STARTING, now, deadline_at=deadline, download=download)
 
 
 def _start(engine: Engine) -> bool:

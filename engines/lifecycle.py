@@ -97,6 +97,20 @@ def place(engine: Engine, gpus: list[Gpu], now: datetime, slots: Collection[int]
     return True
 
 
+def holds_a_place(engine: Engine) -> bool:
+    return (
+        GpuLease.objects.filter(engine_id=engine.pk).exists() or CpuLease.objects.filter(engine_id=engine.pk).exists()
+    )
+
+
+def get_in_line(engine: Engine, now: datetime, **columns: Any) -> bool:
+    """FETCHING -> QUEUED, of one that holds no place: all that it needs is there, and it takes its turn by when it was
+    asked for. False: it moved on, or somebody wants it stopped."""
+    if holds_a_place(engine):
+        raise ValueError("what it holds would stay leased while it waits")
+    return move(engine, State.FETCHING, State.QUEUED, now, "what it needs is there", deadline_at=None, **columns)
+
+
 def _lease(gpu: Gpu, engine: Engine, now: datetime) -> None:
     """The lowest of its slices. Raises _Overtaken, or IntegrityError, where it has too few left or another comes up."""
     Gpu.objects.select_for_update().get(pk=gpu.pk)  # against an engine that wakes on it meanwhile
@@ -115,7 +129,7 @@ class _Overtaken(Exception):
 
 def _wanted(new: State, columns: dict[str, Any]) -> Collection[str]:
     """What must be desired of an engine that goes to this state."""
-    if new in (State.ASLEEP, State.QUEUED):
+    if new is State.ASLEEP or (new is State.QUEUED and "desired" in columns):
         return [Desired.SLEEP]
     if new in FINAL or (new is State.STOPPING and columns.get("desired", Desired.STOP) == Desired.STOP):
         return list(Desired)

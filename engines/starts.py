@@ -79,7 +79,8 @@ def timeline(engine: Engine) -> list[Step]:
 
 def _begins(event: EngineEvent) -> bool:
     """A generation: asked for, woken, or in the place of the one before."""
-    return event.new_state == State.QUEUED or (event.old_state, event.new_state) == (State.STOPPING, State.PLACED)
+    way = (event.old_state, event.new_state)
+    return (way[1] == State.QUEUED and way[0] != State.FETCHING) or way == (State.STOPPING, State.PLACED)
 
 
 def _detail(engine: Engine, phase: str, message: str) -> str:
@@ -90,7 +91,9 @@ def _detail(engine: Engine, phase: str, message: str) -> str:
 
 def load_s(engine: Engine) -> float | None:
     """Seconds from its place until it was ready, the last time; None: it was not."""
-    steps = [step for step in timeline(engine) if step.phase != "queue"]
+    steps = timeline(engine)
+    waited = max((number for number, step in enumerate(steps) if step.phase == "queue"), default=-1)
+    steps = steps[waited + 1 :]
     if not steps or steps[-1].phase != "ready":
         return None
     return (steps[-1].started_at - steps[0].started_at).total_seconds()
@@ -142,8 +145,8 @@ def _after_download(engine: Engine, earlier: list[list[Step]]) -> float | None:
 
 
 def _from(start: list[Step], phase: str) -> float | None:
-    """Seconds from the phase's beginning until ready; None: this start had no such phase."""
+    """Seconds from the phase's last beginning until ready; None: this start had no such phase."""
     if not start or start[-1].phase != "ready":
         return None
-    began = next((step.started_at for step in start if step.phase == phase), None)
+    began = next((step.started_at for step in reversed(start) if step.phase == phase), None)
     return None if began is None else (start[-1].started_at - began).total_seconds()

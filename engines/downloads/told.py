@@ -41,9 +41,15 @@ def fetching(progress: Progress, alive: bool) -> Fetching:
     return Fetching(progress.done, progress.total, speed, eta_s, progress.trouble)
 
 
+LEFT = {"left": True}
+"""What `Engine.download` keeps where the portal has looked, and leaves it to the engine."""
+
+
 def of(kept: dict[str, Any] | None) -> Fetching | None:
     """By what `Engine.download` keeps. None: the portal has not downloaded for it."""
-    return Fetching(**{name: kept[name] for name in Fetching._fields if name in kept}) if kept else None
+    if not kept or kept == LEFT:
+        return None
+    return Fetching(**{name: kept[name] for name in Fetching._fields if name in kept})
 
 
 def _of(done: float, total: float) -> str:

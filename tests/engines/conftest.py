@@ -60,15 +60,16 @@ def engine_in(people):
         engine = lifecycle.request_start(owner or people["alice"], NOW, **columns)
         ended = {State.STOPPING, State.STOPPED, State.FAILED}
         slept = state is State.ASLEEP
-        fetches = {State.PULLING, State.FETCHING}
         further = state in ended or slept or state in _FURTHER
-        if state in fetches:
+        if state is State.PULLING:
             way = [*_WAY[:2], state]
+        elif state is State.FETCHING:
+            way = [State.QUEUED, state]
         else:
             way = [*_WAY, *_FURTHER.get(state, [])] if further else _WAY[: _WAY.index(state) + 1]
         if State.PLACED in way:
             assert lifecycle.place(engine, [], NOW)
-        for old, new in pairwise(way[1:]):
+        for old, new in pairwise(way[1:] if State.PLACED in way else way):
             extra = later if new is State.LOADING else {"ready_at": NOW} if new is State.READY else {}
             assert lifecycle.move(engine, old, new, NOW, **extra)
         if state is State.FAILED:

@@ -217,11 +217,11 @@ def test_starting_again_takes_the_same(hub, start, alice, client_of):
 
 @pytest.fixture
 def ordered(engine_in):
-    """ordered(*adapters, **columns): an engine of the docker launcher that has its place."""
+    """ordered(*adapters, **columns): an engine of the docker launcher that was asked for."""
 
     def make(*given, **columns):
         columns = {"launcher": "docker", "device": "cpu", "adapters": adapters.rows(given), **columns}
-        return engine_in(State.PLACED, **columns)
+        return engine_in(State.QUEUED, **columns)
 
     return make
 
@@ -250,7 +250,7 @@ def test_the_files_of_the_commit_are_fetched_into_the_cache_and_no_others(hub, f
     engine.launcher = "process"
     assert told(engine)["--lora-modules"][0]["path"] == str(snapshot)
     ways = [event.new_state for event in engine.events.all()]
-    assert ways[1:] == ["PLACED", "PULLING", "FETCHING", "STARTING", "LOADING"]
+    assert ways[1:] == ["FETCHING", "QUEUED", "PLACED", "PULLING", "STARTING", "LOADING"]
 
 
 def test_adapters_come_before_the_model_and_all_bytes_are_told(hub, fake, ordered):

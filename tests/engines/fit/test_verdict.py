@@ -355,6 +355,14 @@ class TestAdapters:
     def test_it_is_as_vllm_allocates_it(self, slots, rank, size, numbers):
         assert buffer_bytes(LLAMA_8B.shape, Lora(slots, rank), size) == slots * rank * 2 * numbers
 
+    def test_it_is_what_a_real_vllm_allocated(self):
+        """0.32 on a CPU: the sum of all lora_a_stacked and lora_b_stacked, with --max-loras 3 --max-lora-rank 32."""
+        tiny = {
+            "model_type": "llama", "num_hidden_layers": 24, "hidden_size": 128, "intermediate_size": 256,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "vocab_size": 1024,
+        }  # fmt: skip
+        assert buffer_bytes(read_shape(tiny), Lora(3, 32), 1) == 9_879_552
+
     def test_each_expert_has_some(self):
         config = {**CONFIGS["Qwen/Qwen3-30B-A3B"], "num_experts": 128}
         dense, experts = (read_shape(one) for one in (CONFIGS["Qwen/Qwen3-30B-A3B"], config))
