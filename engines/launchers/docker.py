@@ -174,7 +174,7 @@ class DockerLauncher:
 
     def _create(self, spec: LaunchSpec) -> None:
         """Returns also when a container of that name is there already."""
-        body = container_config(spec, self._settings)
+        body = container_config(spec, self._settings, self._mounted())
         with _translated(f"making {spec.name}", spec.image):
             try:
                 self._client().create_container_from_config(body, spec.name)
@@ -203,6 +203,22 @@ class DockerLauncher:
         if observation.status is Status.UNKNOWN:
             raise LauncherError(f"{inspected['Name'].lstrip('/')} was started, but {observation.message}")
         return observation
+
+    def _mounted(self) -> dict[str, str]:
+        """Where the portal's own volumes are on the daemon's host. Raises StartFailed, and LauncherError."""
+        return {folder: self._mountpoint(volume) for folder, volume in self._settings.volumes.items()}
+
+    def _mountpoint(self, volume: str) -> str:
+        found: Mapping[str, Any] = {}
+        with _translated(f"looking for the volume {volume}"), contextlib.suppress(NotFound):
+            found = self._client().inspect_volume(volume)
+        if not found.get("Mountpoint"):
+            raise StartFailed(
+                "bad_setting",
+                f"Docker has no volume {volume} on its own disk.",
+                "An admin names in docker_volumes what `docker volume ls` names, of the driver `local`.",
+            )
+        return str(found["Mountpoint"])
 
     def _make_cache_folder(self) -> None:
         """As the portal's user, else Docker makes it as root. A portal that cannot leaves it to Docker."""
