@@ -7,10 +7,8 @@ configuration would cure it.
 """
 
 import contextlib
-import io
 import logging
 import queue
-import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,11 +23,10 @@ from docker.errors import APIError, DockerException, NotFound
 from docker.utils import kwargs_from_env
 
 from engines.errors import LauncherError, StartFailed
-from engines.launchers import logfile
+from engines.launchers import logfile, token_file
 from engines.launchers.base import LaunchSpec, Listed, Observation, Status
 from engines.launchers.container_config import (
     LABEL_PORTAL,
-    TOKEN_PATH,
     DockerSettings,
     cache_folder,
     container_config,
@@ -190,7 +187,7 @@ class DockerLauncher:
         try:
             with _translated(f"starting {spec.name}", spec.image):
                 if spec.hf_token:
-                    token = _token_archive(spec.hf_token, readable_by_all=bool(inspected["Config"].get("User")))
+                    token = token_file.archive(spec.hf_token, readable_by_all=bool(inspected["Config"].get("User")))
                     self._client().put_archive(inspected["Id"], "/", token)
                 self._client().start(inspected["Id"])
         except StartFailed:
@@ -339,17 +336,6 @@ def _translated(doing: str, image: str | None = None) -> Iterator[None]:
 
 def _explanation(error: BaseException) -> str:
     return str(error.explanation if isinstance(error, APIError) and error.explanation else error)
-
-
-def _token_archive(token: str, readable_by_all: bool) -> bytes:
-    """A tar of one file at TOKEN_PATH, for root alone unless the image runs as somebody else."""
-    content = token.encode()
-    entry = tarfile.TarInfo(TOKEN_PATH.lstrip("/"))
-    entry.size, entry.mode, entry.mtime = len(content), 0o444 if readable_by_all else 0o400, int(time.time())
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w") as tar:
-        tar.addfile(entry, io.BytesIO(content))
-    return archive.getvalue()
 
 
 def _nanoseconds(timestamp: str) -> int:
