@@ -17,8 +17,8 @@ from engines.downloads import folder
 from engines.launchers.processes import processes_of
 from tests.attack.fail_points import StandIns
 from tests.attack.fail_points.life import MortalPortal
-from tests.engines.downloads.conftest import CONTENT, MEBIBYTE, NOT_NEEDED, SHARDS
-from tests.fakes.hub import COMMIT, GOOD_TOKEN, FakeHub
+from tests.engines.downloads.conftest import CONTENT, MEBIBYTE, SHARDS, hub_with_model
+from tests.fakes.hub import COMMIT, GOOD_TOKEN
 from tests.journeys.portal_process import ROOT
 
 KILLS = int(os.environ.get("KILLS", "5"))
@@ -41,10 +41,8 @@ IN_THE_AIR = 3 * MEBIBYTE
 
 @pytest.fixture
 def hub():
-    hub = FakeHub()
-    hub.files = {**CONTENT, **NOT_NEEDED}
-    yield hub
-    hub.close()
+    with hub_with_model() as hub:
+        yield hub
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from engines import launching, lifecycle, reconcile, strays
+from engines import ending, launching, lifecycle, reconcile, sleeping, strays
 from engines.launchers import choice
 from engines.launchers.process import ProcessLauncher, ProcessSettings
 from engines.models import Engine
@@ -142,6 +142,12 @@ def sleeper(served, long_ago):
 
 
 @pytest.fixture
+def no_wait(monkeypatch):
+    """No web process reads the routes here."""
+    monkeypatch.setattr(ending, "KNOWN", timedelta(0))
+
+
+@pytest.fixture
 def state_of():
     return lambda engine: Engine.objects.get(pk=engine.pk).state
 
@@ -219,3 +225,14 @@ def wait_until(condition, what="it", seconds=20):
             return value
         time.sleep(0.01)
     raise AssertionError(f"{what} did not happen within {seconds} s")
+
+
+def goes_on(engine):
+    """What a hint, or the reconciler, does for one that is to sleep or to wake. Returns the state."""
+    sleeping.go_on(engine.pk)
+    engine.refresh_from_db()
+    return engine.state
+
+
+def is_asleep(process):
+    return process.get("/is_sleeping").json()["is_sleeping"]

@@ -12,14 +12,8 @@ from tests.engines.conftest import NOW, join_apart, wait_until
 from tests.fakes.launchers import raising
 from vllm_portal.errors import OperatorError
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("no_wait")]
 MINUTE = timedelta(minutes=1)
-
-
-@pytest.fixture(autouse=True)
-def no_wait(monkeypatch):
-    """No web process reads the routes here."""
-    monkeypatch.setattr(ending, "KNOWN", timedelta(0))
 
 
 @pytest.fixture

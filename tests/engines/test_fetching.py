@@ -17,8 +17,8 @@ from engines.launchers.processes import processes_of
 from engines.models import Engine, Gpu, GpuLease
 from engines.states import State
 from tests.engines.conftest import join_apart, wait_until
-from tests.engines.downloads.conftest import CONTENT, MEBIBYTE, NOT_NEEDED, SHARDS
-from tests.fakes.hub import COMMIT, GOOD_TOKEN, OLD_COMMIT, POOR_TOKEN, FakeHub
+from tests.engines.downloads.conftest import CONTENT, MEBIBYTE, SHARDS, hub_with_model
+from tests.fakes.hub import COMMIT, GOOD_TOKEN, OLD_COMMIT, POOR_TOKEN
 from vllm_portal.config import get_config
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -28,13 +28,11 @@ SIZE = sum(map(len, CONTENT.values()))
 
 @pytest.fixture
 def hub(setting, tmp_path):
-    hub = FakeHub()
-    hub.files = {**CONTENT, **NOT_NEEDED}
-    setting(hf_check=True, hf_endpoint=hub.url, hf_cache_dir=str(tmp_path / "hf"), data_dir=tmp_path)
-    yield hub
-    for download in folder.in_folder(tmp_path / "downloads"):
-        assert process.end(download)
-    hub.close()
+    with hub_with_model() as hub:
+        setting(hf_check=True, hf_endpoint=hub.url, hf_cache_dir=str(tmp_path / "hf"), data_dir=tmp_path)
+        yield hub
+        for download in folder.in_folder(tmp_path / "downloads"):
+            assert process.end(download)
 
 
 @pytest.fixture
