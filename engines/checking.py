@@ -12,7 +12,7 @@ from datetime import timedelta
 
 from django.utils import timezone
 
-from engines import ending, engine_logs, gauges, health, lifecycle, recipes, sleeping, starts
+from engines import ending, engine_logs, gauges, health, lifecycle, recipes, restarting, sleeping, starts
 from engines.diagnosis import Diagnosis, diagnose, one_line, stalled
 from engines.fit import measures
 from engines.health import MISSES
@@ -95,9 +95,7 @@ def _judge(look: _Look) -> None:
         if engine.state == State.LOADING:
             measures.record(engine, log, timezone.now())
             starts.record(engine, log, engine.state_since)
-        diagnosis = diagnose(log, seen, came_up=engine.state != State.LOADING)
-        if engine.state not in RESTING or not sleeping.has_died(engine, timezone.now(), diagnosis):
-            ending.fail(engine, diagnosis)
+        _died(engine, diagnose(log, seen, came_up=engine.state != State.LOADING))
         return
     _follow_address(look)
     if look.thorough:
@@ -110,6 +108,13 @@ def _judge(look: _Look) -> None:
         sleeping.watch(engine, timezone.now())
     else:
         _unhealthy(look)
+
+
+def _died(engine: Engine, diagnosis: Diagnosis) -> None:
+    """Nothing of it runs any more, or it is of no use."""
+    has_died = sleeping.has_died if engine.state in RESTING else restarting.has_died
+    if not has_died(engine, timezone.now(), diagnosis):
+        ending.fail(engine, restarting.told(engine, diagnosis))
 
 
 def _follow_address(look: _Look) -> None:
@@ -138,7 +143,7 @@ def _loading(look: _Look) -> None:
     elif look.thorough:
         _show_progress(look)
     if engine.deadline_at and timezone.now() > engine.deadline_at:
-        ending.fail(engine, stalled(get_config().load_stall_seconds, engine.detail))
+        _died(engine, stalled(get_config().load_stall_seconds, engine.detail))
 
 
 def _show_progress(look: _Look) -> None:
@@ -204,7 +209,7 @@ def _unhealthy(look: _Look) -> None:
         message = "answers again"
         lifecycle.move(engine, State.UNHEALTHY, State.READY, now, message, missed_checks=0, deadline_at=None)
     elif engine.deadline_at and now > engine.deadline_at:
-        ending.fail(engine, _unresponsive())
+        _died(engine, _unresponsive())
 
 
 def _unresponsive() -> Diagnosis:

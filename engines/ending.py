@@ -29,6 +29,8 @@ DRAIN = timedelta(seconds=60)
 """What an engine works on may take so long when the portal stops it by itself; whoever stops one by hand means it."""
 KNOWN = timedelta(seconds=5)
 """By then each process of the data plane has read that the engine is out of routing, whatever it missed."""
+PAUSES_S = (0, 0, 10, 30, 60, 120)
+"""Before a fresh start, by how many deaths in a row: what killed it may need time to go away."""
 TURN_SECONDS = 5.0
 """Longest wait for a start that is under way; after it the reconciler comes back."""
 LOG_BYTES = 200_000
@@ -42,16 +44,16 @@ def stop(engine_id: uuid.UUID) -> None:
         if engine is None or _drains(engine, timezone.now()) or not _end(engine):
             return
         if engine.desired == Desired.RUN:
-            _start_afresh(engine)
+            _start_afresh(engine, timezone.now())
         elif engine.desired != Desired.SLEEP or not lifecycle.asleep(engine, timezone.now()):
             lifecycle.stopped(engine, timezone.now())
 
 
-def start_afresh(engine: Engine, now: datetime, why: str) -> bool:
-    """For one that does not wake: ended, and launched once more in its place, for whoever wakes it. False: it is awake
-    after all, or somebody wants it stopped."""
+def start_afresh(engine: Engine, now: datetime, why: str, **columns: int) -> bool:
+    """For one that does not wake, or has died: ended, and launched once more in its place. False: it moved on, or
+    somebody wants it stopped."""
     with transaction.atomic():
-        if not lifecycle.request_afresh(engine, now, why):
+        if not lifecycle.request_afresh(engine, now, why, **columns):
             return False
         transaction.on_commit(partial(hints.stop, engine.pk))
     logger.warning("engine %s is started afresh: %s", engine.name, why)
@@ -108,10 +110,12 @@ def _drains(engine: Engine, now: datetime) -> bool:
     return told.running + told.waiting > 0 if told else _runs(engine)
 
 
-def _start_afresh(engine: Engine) -> None:
+def _start_afresh(engine: Engine, now: datetime) -> None:
     """Where it cannot be now, the reconciler comes back, and sees what is desired by then."""
+    if now - engine.state_since < timedelta(seconds=PAUSES_S[min(engine.restarts, len(PAUSES_S) - 1)]):
+        return
     with transaction.atomic():
-        if lifecycle.start_afresh(engine, timezone.now()):
+        if lifecycle.start_afresh(engine, now):
             transaction.on_commit(partial(hints.launch, engine.pk))
 
 

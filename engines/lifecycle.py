@@ -157,14 +157,15 @@ def rouse(engine: Engine, now: datetime, by: str, **columns: Any) -> bool:
         return move(engine, State.SLEEPING, State.WAKING, now, f"woken by {by}", **columns)
 
 
-def request_afresh(engine: Engine, now: datetime, why: str) -> bool:
-    """WAKING -> STOPPING, on its way to PLACED: it keeps its GPUs, so it must not wait in line again. False: it is
-    awake, or somebody wants it stopped.
+def request_afresh(engine: Engine, now: datetime, why: str, **columns: Any) -> bool:
+    """WAKING, or where it died -> STOPPING, on its way to PLACED: it keeps its GPUs and does not wait in line again.
+    False: it moved on, or somebody wants it stopped.
 
     The caller sends the stop hint after the commit; if that gets lost the reconciler goes on.
     """
-    columns = {"desired": Desired.RUN, "deadline_at": None, "slept_at": None, "detail": f"to start afresh: {why}"[:300]}
-    return move(engine, State.WAKING, State.STOPPING, now, f"is started afresh: {why}", **columns)
+    columns |= {"desired": Desired.RUN, "deadline_at": None, "slept_at": None}
+    columns["detail"] = f"to start afresh: {why}"[:300]
+    return move(engine, State(engine.state), State.STOPPING, now, f"is started afresh: {why}", **columns)
 
 
 def start_afresh(engine: Engine, now: datetime) -> bool:
@@ -218,6 +219,7 @@ def wake(engine: Engine, now: datetime, by: str) -> bool:
         now,
         f"woken by {by}",
         desired=Desired.RUN,
+        restarts=0,
         **_next_generation(engine, now),
     )
 

@@ -4,7 +4,7 @@
        ^                                        idle: READY -> SLEEPING -> WAKING -> READY
        |                                        idle: READY, SLEEPING -> STOPPING -> ASLEEP
        +--------------------- a request, or its owner --------------------+
-       does not wake: WAKING -> STOPPING -> PLACED, the next generation in the same place
+       does not wake, or dies: WAKING, READY, UNHEALTHY -> STOPPING -> PLACED, the next generation in the same place
        any state that is not final --> STOPPING -> STOPPED
        any state that is not final --> FAILED (with a cause)
 

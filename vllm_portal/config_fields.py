@@ -144,6 +144,9 @@ class Fields(BaseSettings):
     reclaim_idle_minutes: int | None = Field(
         None, ge=1, description="While somebody waits for GPUs, engines idle for so long are stopped; null: never."
     )
+    engine_restarts: int = Field(
+        5, ge=0, le=20, description="How often in a row an engine that died after it was ready is started afresh."
+    )
     asleep_days: int = Field(
         14,
         ge=0,

@@ -85,7 +85,7 @@ FAILURE = [
 def portal(tmp_path):
     portal = MortalPortal(
         tmp_path, launcher="simulator", stop_engines_on_exit="true", reconcile_seconds=0.5,
-        simulator_args="--simulate-start-seconds=0.5", sleep_level=2,
+        simulator_args="--simulate-start-seconds=0.5", sleep_level=2, engine_restarts=0,
     )  # fmt: skip
     yield portal.start()
     portal.stop()

@@ -38,6 +38,12 @@ def setting(monkeypatch):
 
 
 @pytest.fixture
+def no_restarts(setting):
+    """One that dies has failed; what else may become of it: test_restarting."""
+    setting(engine_restarts=0)
+
+
+@pytest.fixture
 def fake(monkeypatch):
     """A launcher that runs nothing; every engine of the test is its."""
     launcher = FakeLauncher()

@@ -16,7 +16,7 @@ from tests.engines.conftest import NOW, join_apart, wait_until
 from tests.fakes.launchers import raising
 from tests.threads import at_once
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("no_restarts")]
 
 
 @pytest.fixture(autouse=True)
