@@ -37,6 +37,7 @@ STEP_SECONDS = 0.2
 GPU_SECONDS = 10.0
 LOOK_SECONDS = 0.1
 
+_began = float("-inf")
 _gpus_lock = threading.Lock()
 _gpus_looked_at = float("-inf")
 
@@ -44,6 +45,8 @@ _gpus_looked_at = float("-inf")
 def reconcile(now: datetime) -> None:
     """One round. Returns within about CHECK_SECONDS; pulls, starts and stops go on in threads of their own, and the
     next round leaves alone what is still being done."""
+    global _began
+    _began = time.monotonic()
     refresh_gpus(now)
     rows = list(Engine.objects.active().order_by("created_at"))
     for engine in rows:
@@ -64,6 +67,11 @@ def reconcile(now: datetime) -> None:
     _look_at([engine for engine in rows if engine.state in checking.RUNS and engine.desired == Desired.RUN], now)
     fetching.sweep()
     strays.sweep()
+
+
+def since_last_s() -> float:
+    """Since the last round of this process began."""
+    return time.monotonic() - _began
 
 
 def refresh_gpus(now: datetime) -> None:
