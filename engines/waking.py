@@ -78,7 +78,7 @@ def see(engine_id: uuid.UUID, by: str) -> Sight:
     if engine.state == State.STOPPING and engine.desired == Desired.SLEEP:
         return Sight(False, "goes to sleep first")
     if engine.state == State.STOPPING and engine.desired == Desired.RUN:
-        return Sight(False, "does not wake, and is started afresh")
+        return Sight(False, "is started afresh")
     return Sight(False, "", engine.cause or f"It is {engine.state}.")
 
 

@@ -91,7 +91,7 @@ class TestWhy:
     def test_nobody_is_told_that_it_failed(self, running, fake):
         engine = running(State.WAKING)
         assert ending.start_afresh(engine, NOW, "it is tired")
-        assert waking.see(engine.pk, "alice") == (False, "does not wake, and is started afresh", "")
+        assert waking.see(engine.pk, "alice") == (False, "is started afresh", "")
         assert list(Engine.objects.wakeable()) == [engine], "requests for it are held"
         ending.stop(engine.pk)
         assert list(Engine.objects.wakeable()) == [engine]
