@@ -122,7 +122,7 @@ def _follow_address(look: _Look) -> None:
     engine, seen = look.engine, look.seen
     if not seen.port or (engine.host, engine.port) == (seen.host, seen.port):
         return
-    Engine.objects.filter(pk=engine.pk, state__in=RUNS).update(host=seen.host, port=seen.port)
+    Engine.objects.as_seen(engine).filter(state__in=RUNS).update(host=seen.host, port=seen.port)
     engine.host, engine.port = seen.host, seen.port
     announce("engines")
 
@@ -190,7 +190,7 @@ def _ready(look: _Look) -> None:
             sleeping.call_back(engine, timezone.now())
     if missed < MISSES:
         if missed != engine.missed_checks:
-            Engine.objects.filter(pk=engine.pk, state=State.READY).update(missed_checks=missed)
+            Engine.objects.as_seen(engine).filter(state=State.READY).update(missed_checks=missed)
         return
     now = timezone.now()
     deadline = now + timedelta(seconds=get_config().load_stall_seconds)

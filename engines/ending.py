@@ -18,7 +18,7 @@ from engines.diagnosis import Diagnosis
 from engines.launchers import choice
 from engines.launchers.base import Status
 from engines.models import Engine
-from engines.states import ACTIVE, FINAL, Desired, State
+from engines.states import ACTIVE, AWAKE, Desired, State
 from engines.turns import turn
 from vllm_portal.config import get_config
 from vllm_portal.errors import OperatorError
@@ -68,8 +68,8 @@ def fail(engine: Engine, diagnosis: Diagnosis) -> bool:
         "advice": retrying.advice_for(engine, diagnosis),
         "change": retrying.change_for(engine, diagnosis),
     }
-    row = Engine.objects.filter(pk=engine.pk, state=engine.state, state__in=ACTIVE - {State.STOPPING}, cause_code="")
-    if not row.update(**columns):
+    row = Engine.objects.as_seen(engine).filter(state=engine.state, cause_code="")
+    if not row.filter(state__in=ACTIVE - {State.STOPPING}).update(**columns):
         return False
     for name, value in columns.items():
         setattr(engine, name, value)
@@ -82,14 +82,17 @@ def finish_failing(engine: Engine) -> bool:
     with turn(container_turn(engine.pk), TURN_SECONDS) as mine:
         if not mine or not _end(engine):
             return False
+        ended = engine.generation
         engine.refresh_from_db()
+        if engine.generation != ended:
+            return False
         return lifecycle.failed(engine, timezone.now(), engine.cause_code, engine.cause, engine.advice)
 
 
 def clear_away_if_ended(engine: Engine) -> None:
-    """For whoever has just started a container and finds that its engine has ended meanwhile. Only to be called with
-    the container's turn."""
-    if Engine.objects.filter(pk=engine.pk, state__in=FINAL).exists():
+    """For whoever has just started a container and finds that its engine, or this generation of it, has ended
+    meanwhile. Only to be called with the container's turn."""
+    if not Engine.objects.as_seen(engine).filter(state__in=AWAKE).exists():
         _end(engine)
 
 

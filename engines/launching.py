@@ -259,6 +259,7 @@ def _start(engine: Engine) -> bool:
         current = _coming_up(engine.pk) if mine else None
         if current is None or current.state != State.STARTING:
             return False
+        engine = current
         try:
             launcher = choice.launcher(engine.launcher)
             compile_cache.make(engine)

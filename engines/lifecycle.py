@@ -49,8 +49,8 @@ def request_start(owner: User, now: datetime, *, hf_token: str = "", **columns: 
 def move(
     engine: Engine, old: State | Iterable[State], new: State, now: datetime, message: str = "", **columns: Any
 ) -> bool:
-    """Takes the engine from (one of) `old` to `new` and sets `columns` with it. False: it was in another state,
-    or somebody was faster; then nothing changed. On True the object given has the new values.
+    """Takes the engine from (one of) `old` to `new` and sets `columns` with it. False: it was in another state or
+    generation, or somebody was faster; then nothing changed. On True the object given has the new values.
 
     An engine that somebody wants stopped only ever moves towards its end; one that is to sleep, to its sleep.
     """
@@ -62,7 +62,7 @@ def move(
         columns |= {"ended_at": now, "deadline_at": None, "hf_token_encrypted": ""}
     values = {"state": new, "state_since": now, "detail": "", **columns}
     with transaction.atomic():
-        row = Engine.objects.select_for_update().filter(pk=engine.pk, state__in=olds)
+        row = Engine.objects.select_for_update().as_seen(engine).filter(state__in=olds)
         row = row.filter(desired__in=_wanted(new, columns))
         before = row.values_list("state", flat=True).first()
         if before is None:
@@ -252,6 +252,7 @@ def request_terminate(engine: Engine, now: datetime, by: str, **columns: Any) ->
     The caller sends the stop hint after the commit; if that gets lost the reconciler stops the engine.
     """
     Engine.objects.filter(pk=engine.pk, state__in=ACTIVE).update(desired=Desired.STOP)
+    engine.refresh_from_db(fields=["generation"])  # whichever it is by now
     if engine.state == State.ASLEEP:
         columns = {**_UNTOLD, **columns}
     return move(
@@ -303,7 +304,7 @@ def progress(engine: Engine, now: datetime, detail: str, log_size: int | None = 
         }
     if all(getattr(engine, name) == value for name, value in values.items()):
         return
-    Engine.objects.filter(pk=engine.pk, state=engine.state, state__in=GROWING).update(**values)
+    Engine.objects.as_seen(engine).filter(state=engine.state, state__in=GROWING).update(**values)
     for name, value in values.items():
         setattr(engine, name, value)
 
@@ -313,6 +314,6 @@ def downloading(engine: Engine, now: datetime, download: dict[str, Any], detail:
     values: dict[str, Any] = {"download": download, "detail": detail[:300]}
     if grew:
         values["deadline_at"] = now + timedelta(seconds=get_config().download_stall_seconds)
-    Engine.objects.filter(pk=engine.pk, state=State.FETCHING).update(**values)
+    Engine.objects.as_seen(engine).filter(state=State.FETCHING).update(**values)
     for name, value in values.items():
         setattr(engine, name, value)

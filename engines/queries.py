@@ -14,6 +14,10 @@ class EngineQuerySet(models.QuerySet[Any]):
     def active(self) -> "EngineQuerySet":
         return self.filter(state__in=ACTIVE)
 
+    def as_seen(self, engine: Any) -> "EngineQuerySet":
+        """Its row, unless it is in another generation by now: what was seen of one says nothing of the next."""
+        return self.filter(pk=engine.pk, generation=engine.generation)
+
     def wakeable(self) -> "EngineQuerySet":
         """Those that sleep, are about to, or have been woken and are not ready yet, at the first attempt or afresh: a
         request to them waits."""

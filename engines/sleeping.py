@@ -103,7 +103,7 @@ def _look_after(engine: Engine, now: datetime) -> None:
         # Whether it is still good for anything shows when it is woken.
         rouse(engine, now, f"the portal: it missed {missed} health checks in a row")
     elif missed != engine.missed_checks:
-        Engine.objects.filter(pk=engine.pk, state=State.SLEEPING).update(missed_checks=missed)
+        Engine.objects.as_seen(engine).filter(state=State.SLEEPING).update(missed_checks=missed)
 
 
 def _step(engine_id: uuid.UUID) -> bool:
@@ -128,7 +128,7 @@ def _fall_asleep(engine: Engine) -> bool:
         asleep = vllm_sleep.is_asleep(address)
     now = timezone.now()
     if asleep:
-        row = Engine.objects.filter(pk=engine.pk, state=State.SLEEPING)
+        row = Engine.objects.as_seen(engine).filter(state=State.SLEEPING)
         row.update(slept_at=now, deadline_at=None, missed_checks=0)
         logger.info("engine %s sleeps, level %d", engine.name, engine.sleep_level)
         return True
@@ -167,5 +167,5 @@ def _missed(engine: Engine, undone: str) -> None:
         ending.start_afresh(engine, now, f"it did not wake from vLLM's sleep {missed} times: {undone}")
         return
     logger.warning("engine %s does not wake yet: %s", engine.name, undone)
-    Engine.objects.filter(pk=engine.pk, state=State.WAKING).update(missed_checks=missed)
+    Engine.objects.as_seen(engine).filter(state=State.WAKING).update(missed_checks=missed)
     lifecycle.progress(engine, now, f"tries again: {undone}")
