@@ -246,24 +246,33 @@ def _next_generation(engine: Engine, now: datetime) -> dict[str, Any]:
 
 
 def request_terminate(engine: Engine, now: datetime, by: str, **columns: Any) -> bool:
-    """Out of routing at once, and to be ended. Legal in every state; False when it has ended or is ending already.
+    """Out of routing at once, and to be ended, whatever becomes of it now. Legal in every state; False when it has
+    ended or is ending already.
     `columns`: what else its owner is to know of it; why it slept counts no longer.
 
     The caller sends the stop hint after the commit; if that gets lost the reconciler stops the engine.
     """
-    Engine.objects.filter(pk=engine.pk, state__in=ACTIVE).update(desired=Desired.STOP)
-    engine.refresh_from_db(fields=["generation"])  # whichever it is by now
-    if engine.state == State.ASLEEP:
-        columns = {**_UNTOLD, **columns}
-    return move(
-        engine,
-        ACTIVE - {State.STOPPING},
-        State.STOPPING,
-        now,
-        f"stop asked for by {by}",
-        desired=Desired.STOP,
-        **columns,
+    message = f"stop asked for by {by}"
+    with transaction.atomic():
+        ending = {"state": State.STOPPING, "desired": Desired.STOP}
+        if not Engine.objects.filter(pk=engine.pk, state__in=ACTIVE).exclude(**ending).update(desired=Desired.STOP):
+            return False
+        engine.refresh_from_db(fields=["generation", "state", "desired"])  # whichever it is by now
+        if engine.state in (State.ASLEEP, State.STOPPING):
+            columns = {**_UNTOLD, **columns}
+        if engine.state == State.STOPPING:
+            _end_after_all(engine, now, message, columns)
+            return True
+        return move(engine, State(engine.state), State.STOPPING, now, message, desired=Desired.STOP, **columns)
+
+
+def _end_after_all(engine: Engine, now: datetime, message: str, columns: dict[str, Any]) -> None:
+    """STOPPING already, but to sleep or to start afresh."""
+    Engine.objects.filter(pk=engine.pk).update(detail="", **columns)
+    EngineEvent.objects.create(
+        engine_id=engine.pk, at=now, old_state=State.STOPPING, new_state=State.STOPPING, message=message[:500]
     )
+    transaction.on_commit(lambda: announce("engines"))
 
 
 def stopped(engine: Engine, now: datetime, message: str = "") -> bool:

@@ -145,6 +145,11 @@ class Engine(StartOptions):
         return self.tensor_parallel_size * self.gpu_slices / SLICES
 
     @property
+    def is_ending(self) -> bool:
+        """Not where it is only ended to be started afresh."""
+        return self.state == State.STOPPING and self.desired != Desired.RUN
+
+    @property
     def adapters_by_name(self) -> list[tuple[Adapter, str]]:
         """Each with what everybody may call it in requests."""
         return [(adapter, full_name(self.model, adapter)) for adapter in adapters_of(self.adapters)]

@@ -50,7 +50,7 @@ def reconcile(now: datetime) -> None:
     refresh_gpus(now)
     rows = list(Engine.objects.active().order_by("created_at"))
     for engine in rows:
-        if engine.owner_id is None and engine.state != State.STOPPING:
+        if engine.owner_id is None and not engine.is_ending:
             lifecycle.request_terminate(engine, now, "the portal: its owner is gone")
     terms.end_leases(rows, now)
     terms.end_sleep(rows, now)
