@@ -40,7 +40,8 @@ def _number(engine: Engine, now: datetime) -> int | None:
     if engine.state == State.LOADING:
         number = engine.restarts + 1 if engine.restarts else None
     elif engine.state in (State.READY, State.UNHEALTHY):
-        steady = engine.ready_at is not None and now - engine.ready_at >= STEADY
+        was_well = engine.state_since if engine.state == State.UNHEALTHY else now
+        steady = engine.ready_at is not None and was_well - engine.ready_at >= STEADY
         number = 1 if steady else engine.restarts + 1
     else:
         number = None

@@ -90,6 +90,17 @@ def test_one_that_hangs_is_ended_and_started_afresh(running, fake, long_ago):
     assert len(fake.containers) == 1
 
 
+def test_hanging_is_no_time_of_being_ready(running, setting, fake):
+    """It hangs for longer than a row of deaths takes to end, before anybody gives up on it."""
+    engine = running(State.UNHEALTHY, restarts=5)
+    now = timezone.now()
+    since = {"ready_at": now - 2 * restarting.STEADY, "state_since": now - 1.5 * restarting.STEADY}
+    Engine.objects.filter(pk=engine.pk).update(**since, deadline_at=now)
+    checking.check(engine.pk)
+    engine.refresh_from_db()
+    assert (engine.state, engine.cause_code) == (State.FAILED, "unresponsive")
+
+
 def test_the_pauses_grow(running, fake, monkeypatch):
     monkeypatch.setattr(ending, "PAUSES_S", (0, 0, 30))
     engine = running(State.READY)
