@@ -112,8 +112,9 @@ def _judge(look: _Look) -> None:
 
 def _died(engine: Engine, diagnosis: Diagnosis) -> None:
     """Nothing of it runs any more, or it is of no use."""
-    has_died = sleeping.has_died if engine.state in RESTING else restarting.has_died
-    if not has_died(engine, timezone.now(), diagnosis):
+    if engine.state not in RESTING:
+        restarting.fail(engine, timezone.now(), diagnosis)
+    elif not sleeping.has_died(engine, timezone.now(), diagnosis):
         ending.fail(engine, restarting.told(engine, diagnosis))
 
 

@@ -13,7 +13,18 @@ from typing import Any
 
 from django.utils import timezone
 
-from engines import adapter_files, compile_cache, ending, fetching, hints, lifecycle, queueing, room, sleeping
+from engines import (
+    adapter_files,
+    compile_cache,
+    ending,
+    fetching,
+    hints,
+    lifecycle,
+    queueing,
+    restarting,
+    room,
+    sleeping,
+)
 from engines.diagnosis import Diagnosis, diagnose, one_line
 from engines.errors import StartFailed
 from engines.launchers import choice
@@ -103,7 +114,7 @@ def _step(engine: Engine) -> bool:
         return False
     # A download goes on without anybody who looks, so it is looked at before it is judged.
     if engine.state != State.FETCHING and engine.deadline_at and timezone.now() > engine.deadline_at:
-        ending.fail(engine, _too_late(engine))
+        restarting.fail(engine, timezone.now(), _too_late(engine))
         return False
     return step(engine)
 
@@ -113,7 +124,7 @@ def _fetch_or_place(engine: Engine) -> bool:
     try:
         adapter_files.settle(engine)
     except StartFailed as error:
-        ending.fail(engine, _diagnosis(error))
+        restarting.fail(engine, timezone.now(), _diagnosis(error))
         return False
     except OperatorError as error:
         logger.warning("the adapters of engine %s are not asked for: %s", engine.name, error)
@@ -224,7 +235,7 @@ def _pull(engine: Engine) -> bool:
     except _Overtaken:
         return False
     except StartFailed as error:
-        ending.fail(engine, _diagnosis(error))
+        restarting.fail(engine, timezone.now(), _diagnosis(error))
         return False
     except OperatorError as error:
         _note(engine, error)
@@ -240,7 +251,7 @@ def _fetch(engine: Engine) -> bool:
         logger.warning("the model of engine %s is not fetched: %s", engine.name, error)
         seen = True  # the start has the same trouble, and a deadline for it
     if isinstance(seen, Diagnosis):
-        ending.fail(engine, seen)
+        restarting.fail(engine, timezone.now(), seen)
         return False
     if not seen:
         return False
@@ -273,7 +284,7 @@ def _start(engine: Engine) -> bool:
         except OperatorError as error:
             _note(engine, error)
             return False
-    ending.fail(engine, failure)
+    restarting.fail(engine, timezone.now(), failure)
     return False
 
 

@@ -81,14 +81,16 @@ def move(
 
 
 def place(engine: Engine, gpus: list[Gpu], now: datetime, slots: Collection[int] = ()) -> bool:
-    """QUEUED -> PLACED with these GPUs or slots of the CPU leased; its own lease begins. False when the engine moved on
-    or one of them was just taken."""
+    """QUEUED -> PLACED with these GPUs or slots of the CPU leased; its own lease begins, unless it has one that runs.
+    False when the engine moved on or one of them was just taken."""
     try:
         with transaction.atomic():
             for gpu in sorted(gpus, key=lambda one: one.pk):
                 _lease(gpu, engine, now)
             CpuLease.objects.bulk_create(CpuLease(slot=slot, engine=engine, since=now) for slot in slots)
-            ends_at = None if engine.lease_hours is None else now + timedelta(hours=engine.lease_hours)
+            ends_at = engine.lease_ends_at
+            if ends_at is None and engine.lease_hours is not None:
+                ends_at = now + timedelta(hours=engine.lease_hours)
             message = ", ".join([*(str(gpu) for gpu in gpus), *(f"slot {slot}" for slot in slots)])
             if not move(engine, State.QUEUED, State.PLACED, now, message, lease_ends_at=ends_at):
                 raise _Overtaken
@@ -192,12 +194,11 @@ def waits_for(engine: Engine) -> list[str]:
     return list(beside.order_by("name").values_list("name", flat=True).distinct())
 
 
-def request_sleep(engine: Engine, now: datetime, by: str, **columns: Any) -> bool:
+def request_sleep(engine: Engine, now: datetime, by: str, message: str = "", **columns: Any) -> bool:
     """READY or SLEEPING -> STOPPING, on its way to ASLEEP. False: it is neither any more, or somebody wants it
     stopped."""
-    message = f"put to sleep by {by}"
     idle = (State.READY, State.SLEEPING)
-    return move(engine, idle, State.STOPPING, now, message, desired=Desired.SLEEP, **columns)
+    return move(engine, idle, State.STOPPING, now, message or f"put to sleep by {by}", desired=Desired.SLEEP, **columns)
 
 
 def asleep(engine: Engine, now: datetime) -> bool:

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from engines import ending
 from engines.diagnosis import Diagnosis
 from engines.models import Engine
-from engines.states import State
+from engines.states import COMING_UP, State
 from vllm_portal.config import get_config
 
 STEADY = timedelta(minutes=10)
@@ -26,6 +26,12 @@ def has_died(engine: Engine, now: datetime, diagnosis: Diagnosis) -> bool:
     return ending.start_afresh(engine, now, f"{number} of {most} times: {diagnosis.cause}", restarts=number)
 
 
+def fail(engine: Engine, now: datetime, diagnosis: Diagnosis) -> None:
+    """It has failed, unless it is started afresh."""
+    if not has_died(engine, now, diagnosis):
+        ending.fail(engine, told(engine, diagnosis))
+
+
 def told(engine: Engine, diagnosis: Diagnosis) -> Diagnosis:
     """Of one that has failed: also how often it was tried."""
     if not engine.restarts:
@@ -37,7 +43,7 @@ def told(engine: Engine, diagnosis: Diagnosis) -> Diagnosis:
 def _number(engine: Engine, now: datetime) -> int | None:
     """Which restart in a row this would be; None: none. A start that fails by itself has a cause that a second one
     would have, too; one that is a restart's may not."""
-    if engine.state == State.LOADING:
+    if engine.state in COMING_UP - {State.QUEUED}:
         number = engine.restarts + 1 if engine.restarts else None
     elif engine.state in (State.READY, State.UNHEALTHY):
         was_well = engine.state_since if engine.state == State.UNHEALTHY else now

@@ -9,9 +9,11 @@ from django.utils import timezone
 
 from engines import checking, ending, launching, lifecycle, reconcile, restarting, waking
 from engines.diagnosis import Diagnosis
+from engines.errors import StartFailed
 from engines.models import Engine, Gpu, GpuLease
 from engines.states import Desired, State
 from tests.engines.conftest import NOW, join_apart, wait_until
+from tests.fakes.launchers import raising
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -79,6 +81,34 @@ def test_a_restart_that_fails_is_one_of_them_and_a_first_start_is_not(running, f
     dies(engine, fake)
     comes_back(engine, State.LOADING)
     assert (dies(engine, fake), engine.restarts) == (State.STOPPING, 2)
+
+
+@pytest.mark.parametrize("state", [State.PULLING, State.STARTING])
+def test_so_is_one_that_does_not_come_as_far_as_loading(running, fake, state, monkeypatch):
+    """As where the driver has not recovered yet."""
+    engine = running(State.READY, launcher="docker")
+    dies(engine, fake)
+    ending.stop(engine.pk)
+    refusal = raising(StartFailed("no_gpu_runtime", "Docker finds no GPU."))
+    monkeypatch.setattr(fake, "before_prepare" if state == State.PULLING else "before_start", refusal)
+    launching.launch(engine.pk)
+    engine.refresh_from_db()
+    assert (engine.state, engine.desired, engine.restarts) == (State.STOPPING, Desired.RUN, 2)
+    assert engine.events.last().old_state == state
+    Engine.objects.filter(pk=engine.pk).update(restarts=5)
+    ending.stop(engine.pk)
+    launching.launch(engine.pk)
+    engine.refresh_from_db()
+    assert (engine.state, engine.cause_code) == (State.FAILED, "no_gpu_runtime")
+    assert engine.cause.endswith("It was started again 5 times in a row.")
+
+
+def test_its_lease_runs_on_also_where_it_has_to_fetch_its_model_anew(engine_in):
+    """Without GPUs that are known it holds nothing, and so waits in line again."""
+    engine = engine_in(State.FETCHING, restarts=1, lease_hours=2, lease_ends_at=NOW)
+    assert lifecycle.get_in_line(engine, NOW)
+    assert lifecycle.place(engine, [], NOW)
+    assert engine.lease_ends_at == NOW
 
 
 def test_one_that_hangs_is_ended_and_started_afresh(running, fake, long_ago):
