@@ -82,7 +82,8 @@ def has_died(engine: Engine, now: datetime, diagnosis: Diagnosis) -> bool:
         return False
     told = {"cause_code": diagnosis.code[:40], "cause": diagnosis.cause, "advice": "The next request starts it afresh."}
     with transaction.atomic():
-        if not lifecycle.request_sleep(engine, now, f"the portal: {diagnosis.cause}", **told):
+        died = f"died while it slept: {diagnosis.cause}"
+        if not lifecycle.request_sleep(engine, now, "the portal", died, **told):
             return False
         transaction.on_commit(partial(hints.stop, engine.pk))
     return True

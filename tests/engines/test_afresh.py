@@ -84,6 +84,7 @@ class TestWhy:
         reconciled(engine)
         assert reconciled(engine) == State.ASLEEP
         assert (engine.cause_code, engine.advice) == ("out_of_memory", "The next request starts it afresh.")
+        assert engine.events.get(new_state=State.STOPPING).message.startswith("died while it slept: ")
         assert fake.containers == {}
         assert waking.wake(engine, "alice")
         assert (engine.state, engine.generation, engine.cause_code) == (State.QUEUED, 2, "")
