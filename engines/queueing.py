@@ -29,11 +29,12 @@ class Place(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """For so many units, GPUs or slots, and so many slices of each."""
+    """For so many units, GPUs or slots, and so many slices of each. `downloads`: it could not take them yet."""
 
     engine_id: UUID
     units: int
     slices: int
+    downloads: bool = False
 
 
 def of(engines: Iterable[Engine], now: datetime) -> dict[UUID, Place]:
@@ -55,7 +56,7 @@ def line(on_cpu: bool, now: datetime) -> list[Waiting]:
         "state", "state_since", "download", "tensor_parallel_size", "gpu_memory_utilization"
     )
     return [
-        Waiting(row.pk, row.tensor_parallel_size, 1 if on_cpu else row.gpu_slices)
+        Waiting(row.pk, row.tensor_parallel_size, 1 if on_cpu else row.gpu_slices, row.state == State.FETCHING)
         for row in rows
         if row.state == State.QUEUED or _is_soon_there(row, now)
     ]

@@ -19,8 +19,8 @@ class Idle(NamedTuple):
 
 
 def chosen(idle: Iterable[Engine], now: datetime) -> list[Engine]:
-    """Of the engines that are ready or sleep those to be stopped for the ones that are next. A few queries, none where
-    the settings reclaim nothing."""
+    """Of the engines that are ready or sleep those to be stopped for the one that is next, once it could start. A few
+    queries, none where the settings reclaim nothing."""
     minutes = get_config().reclaim_idle_minutes
     if minutes is None:
         return []
@@ -33,7 +33,7 @@ def _chosen(may_go: Mapping[UUID, Engine], on_cpu: bool, now: datetime) -> list[
     if here is None:
         return []
     first = next((one for one in queueing.line(on_cpu, now) if one.units <= len(here.units)), None)
-    if first is None:
+    if first is None or first.downloads:
         return []
     holders = {held.engine_id for unit in here.units for held in unit.leases}
     ending = Engine.objects.filter(pk__in=holders).exclude(desired=Desired.RUN).values_list("pk", flat=True)
