@@ -41,6 +41,12 @@ from vllm_portal.secret_keys import portal_id
 
 logger = logging.getLogger(__name__)
 
+BEHIND = {
+    True: "waiting for slots, behind engines that come first",
+    False: "waiting for GPUs, behind engines that come first",
+}
+"""`detail` by whether it waits for the CPU: it has what it needs, and others come before it."""
+
 
 class _Overtaken(Exception):
     """The engine is not to come up any more; thrown through a launcher that pulls."""
@@ -53,6 +59,20 @@ def launch(engine_id: uuid.UUID) -> None:
         engine = _coming_up(engine_id) if mine else None
         while engine is not None and _step(engine):
             pass
+
+
+def waits_its_turn(engine: Engine) -> bool:
+    """It has been told so, and there is nothing else to do for it before `next_in_line` names it."""
+    return engine.state == State.QUEUED and engine.detail == BEHIND[engine.on_cpu] and not engine.cause_code
+
+
+def next_in_line(on_cpu: bool) -> list[uuid.UUID]:
+    """Whose turn it is; where nothing is known that they could wait for, all. Two queries."""
+    if on_cpu:
+        usable = get_config().cpu_slots or 0
+    else:
+        usable = sum(not gpu.is_taken for gpu in Gpu.objects.filter(present=True))
+    return queueing.first(queueing.line(on_cpu, timezone.now()), usable)
 
 
 def launch_spec(engine: Engine) -> LaunchSpec:
@@ -150,7 +170,7 @@ def _place_on_cpu(engine: Engine, now: datetime) -> bool:
     if slots is None:
         return lifecycle.place(engine, [], now)
     if _others_are_before(engine, slots):
-        lifecycle.progress(engine, now, "waiting for slots, behind engines that come first")
+        lifecycle.progress(engine, now, BEHIND[True])
         return False
     free, wanted = room.free_slots(), engine.tensor_parallel_size
     if len(free) < wanted:
@@ -169,7 +189,7 @@ def _place_on_gpus(engine: Engine, now: datetime) -> bool:
         return False
     usable = [gpu for gpu in present if not gpu.is_taken]
     if _others_are_before(engine, len(usable)):
-        lifecycle.progress(engine, now, "waiting for GPUs, behind engines that come first")
+        lifecycle.progress(engine, now, BEHIND[False])
         return False
     roomy = [gpu for gpu in usable if gpu.free_slices >= engine.gpu_slices]
     free = [gpu for gpu in roomy if not gpu.coming_up]
@@ -199,10 +219,7 @@ def _too_few(engine: Engine, free: int, present: list[Gpu]) -> str:
 def _others_are_before(engine: Engine, usable: int) -> bool:
     """Nobody overtakes, else many small engines would keep a large one waiting for ever. One that needs more GPUs than
     other programs leave, or more slots than there are, holds up nobody."""
-    for one in queueing.line(engine.on_cpu, timezone.now()):
-        if one.engine_id == engine.pk or one.units <= usable:
-            return one.engine_id != engine.pk
-    return False
+    return engine.pk not in queueing.first(queueing.line(engine.on_cpu, timezone.now()), usable)
 
 
 def _leave_placed(engine: Engine) -> bool:

@@ -62,6 +62,16 @@ def line(on_cpu: bool, now: datetime) -> list[Waiting]:
     ]
 
 
+def first(waiting: Iterable[Waiting], usable: int) -> list[UUID]:
+    """Whose turn it is: the first that so many units would do for, and those before it, for which they would not."""
+    found = []
+    for one in waiting:
+        found.append(one.engine_id)
+        if one.units <= usable:
+            break
+    return found
+
+
 def _is_soon_there(engine: Engine, now: datetime) -> bool:
     seen = downloads.of(engine.download)
     if seen is None or seen.eta_s is None:

@@ -57,10 +57,7 @@ def reconcile(now: datetime) -> None:
     for engine in rows:
         if engine.state == State.STOPPING:
             _run_apart("stop", ending.stop, engine.pk)
-    for engine in rows:
-        if engine.state in COMING_UP - {State.LOADING}:
-            # Waited for a moment, so that the oldest gets its GPUs first.
-            _run_apart("launch", launching.launch, engine.pk).join(STEP_SECONDS)
+    _launch([engine for engine in rows if engine.state in COMING_UP - {State.LOADING}])
     for engine in rows:
         if engine.state in RESTING and (engine.slept_at is None or engine.state == State.WAKING):
             see_to_sleep(engine.pk)
@@ -103,6 +100,19 @@ def stop_all(timeout_s: float) -> bool:
         time.sleep(LOOK_SECONDS)
     fetching.sweep()
     return True
+
+
+def _launch(engines: list[Engine]) -> None:
+    """Each is waited for a moment, so that the oldest gets its GPUs first. Those in line behind others cost nothing:
+    one is seen to when those before it have got their place, in the same round."""
+    behind = {engine.pk: engine.on_cpu for engine in engines if launching.waits_its_turn(engine)}
+    for engine in engines:
+        if engine.pk not in behind:
+            _run_apart("launch", launching.launch, engine.pk).join(STEP_SECONDS)
+    for on_cpu in set(behind.values()):
+        while turn := [pk for pk in launching.next_in_line(on_cpu) if behind.pop(pk, None) is not None]:
+            for engine_id in turn:
+                _run_apart("launch", launching.launch, engine_id).join(STEP_SECONDS)
 
 
 def _look_at(engines: list[Engine], now: datetime) -> None:
