@@ -60,6 +60,12 @@ def start_afresh(engine: Engine, now: datetime, why: str, **columns: int) -> boo
     return True
 
 
+def pauses(engine: Engine, now: datetime) -> bool:
+    """It is to start afresh, and not yet. Somebody may want it stopped meanwhile: then it pauses no longer."""
+    pause = timedelta(seconds=PAUSES_S[min(engine.restarts, len(PAUSES_S) - 1)])
+    return engine.state == State.STOPPING and engine.desired == Desired.RUN and now - engine.state_since < pause
+
+
 def fail(engine: Engine, diagnosis: Diagnosis) -> bool:
     """The three steps. False: the engine moved on meanwhile, or it cannot be ended now; then the reconciler goes on."""
     columns = {
@@ -115,7 +121,7 @@ def _drains(engine: Engine, now: datetime) -> bool:
 
 def _start_afresh(engine: Engine, now: datetime) -> None:
     """Where it cannot be now, the reconciler comes back, and sees what is desired by then."""
-    if now - engine.state_since < timedelta(seconds=PAUSES_S[min(engine.restarts, len(PAUSES_S) - 1)]):
+    if pauses(engine, now):
         return
     with transaction.atomic():
         if lifecycle.start_afresh(engine, now):

@@ -55,7 +55,7 @@ def reconcile(now: datetime) -> None:
     terms.end_leases(rows, now)
     terms.end_sleep(rows, now)
     for engine in rows:
-        if engine.state == State.STOPPING:
+        if engine.state == State.STOPPING and not ending.pauses(engine, now):
             _run_apart("stop", ending.stop, engine.pk)
     _launch([engine for engine in rows if engine.state in COMING_UP - {State.LOADING}])
     for engine in rows:

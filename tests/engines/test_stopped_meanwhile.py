@@ -32,8 +32,11 @@ def reconciled(engine, rounds=1):
     return engine.state
 
 
-def test_it_waits(dying, fake):
-    assert (reconciled(dying), fake.containers) == (State.STOPPING, {})
+def test_it_waits_and_costs_a_round_nothing(dying, fake):
+    for _ in range(2):
+        assert (reconciled(dying), fake.calls) == (State.STOPPING, [])
+    ending.stop(dying.pk)
+    assert (reconciled(dying), fake.containers) == (State.STOPPING, {}), "the hint ends what hangs at once"
 
 
 def test_its_events_say_who_stopped_it(dying, client_of, alice):
@@ -46,7 +49,7 @@ def test_its_events_say_who_stopped_it(dying, client_of, alice):
 
 
 def test_the_lease_ends_it(dying, no_wait):
-    assert reconciled(dying) == State.STOPPING
+    ending.stop(dying.pk)
     Engine.objects.filter(pk=dying.pk).update(lease_ends_at=timezone.now() - timedelta(seconds=1))
     assert reconciled(dying) == State.STOPPED
     assert dying.cause_code == terms.LEASE_ENDED
