@@ -42,11 +42,11 @@ _gpus_lock = threading.Lock()
 _gpus_looked_at = float("-inf")
 
 
-def reconcile(now: datetime) -> None:
-    """One round. Returns within about CHECK_SECONDS; pulls, starts and stops go on in threads of their own, and the
-    next round leaves alone what is still being done."""
+def reconcile(now: datetime) -> float:
+    """One round. Returns within about CHECK_SECONDS, and says when it began (`time.monotonic`); pulls, starts and stops
+    go on in threads of their own, and the next round leaves alone what is still being done."""
     global _began
-    _began = time.monotonic()
+    began = _began = time.monotonic()
     refresh_gpus(now)
     rows = list(Engine.objects.active().order_by("created_at"))
     for engine in rows:
@@ -64,11 +64,12 @@ def reconcile(now: datetime) -> None:
     _look_at([engine for engine in rows if engine.state in checking.RUNS and engine.desired == Desired.RUN], now)
     fetching.sweep()
     strays.sweep()
+    return began
 
 
-def since_last_s() -> float:
-    """Since the last round of this process began."""
-    return time.monotonic() - _began
+def last_began() -> float:
+    """The last round of this process, by `time.monotonic`; long ago: there was none."""
+    return _began
 
 
 def refresh_gpus(now: datetime) -> None:
