@@ -150,6 +150,11 @@ class Engine(StartOptions):
         return self.state == State.STOPPING and self.desired != Desired.RUN
 
     @property
+    def comes_back(self) -> bool:
+        """It starts, or wakes, or is about to start afresh, whether anybody asks for it or not."""
+        return self.desired == Desired.RUN and self.state in GROWING | {State.STOPPING}
+
+    @property
     def adapters_by_name(self) -> list[tuple[Adapter, str]]:
         """Each with what everybody may call it in requests."""
         return [(adapter, full_name(self.model, adapter)) for adapter in adapters_of(self.adapters)]
