@@ -86,7 +86,9 @@ class Engine(StartOptions):
         null=True, blank=True, editable=False, help_text="Since when vLLM says that it sleeps; null: it does not."
     )
     restarts = models.PositiveSmallIntegerField(
-        default=0, editable=False, help_text="How often in a row it died after it was ready, and was started afresh."
+        default=0,
+        editable=False,
+        help_text="How often it was started afresh in its last row of deaths; ten minutes of being ready end a row.",
     )
     missed_checks = models.PositiveSmallIntegerField(default=0, editable=False)
     cause_code = models.CharField(max_length=40, blank=True)

@@ -13,6 +13,6 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='engine',
             name='restarts',
-            field=models.PositiveSmallIntegerField(default=0, editable=False, help_text='How often in a row it died after it was ready, and was started afresh.'),
+            field=models.PositiveSmallIntegerField(default=0, editable=False, help_text='How often it was started afresh in its last row of deaths; ten minutes of being ready end a row.'),
         ),
     ]

@@ -39,6 +39,14 @@ def test_it_waits_and_costs_a_round_nothing(dying, fake):
     assert (reconciled(dying), fake.containers) == (State.STOPPING, {}), "the hint ends what hangs at once"
 
 
+def test_the_api_says_what_it_does(dying, client_of, alice):
+    api = client_of(alice)
+    told = api.get(f"/api/v1/engines/{dying.pk}").json()
+    assert (told["state"], told["detail"], told["restarts"]) == ("STOPPING", "to start afresh: it died", 4)
+    *_, event = api.get(f"/api/v1/engines/{dying.pk}/events").json()["results"]
+    assert (event["new_state"], event["message"]) == ("STOPPING", "is started afresh: it died")
+
+
 def test_its_events_say_who_stopped_it(dying, client_of, alice):
     assert list(Engine.objects.wakeable()) == [dying]
     assert client_of(alice).delete(f"/api/v1/engines/{dying.pk}").status_code == 202
