@@ -1,5 +1,5 @@
 """Compares rows with what really runs and finishes what is unfinished. The whole truth is in the rows, so it may run as
-often as it likes, twice at once, after a crash, and with every hint lost.
+often as it likes, twice at once (decision 0032), after a crash, and with every hint lost.
 
 QUEUED … STARTING   launch again, the oldest first; a download is looked at
 LOADING … UNHEALTHY look, and judge
