@@ -11,13 +11,14 @@ RUN /opt/portal/bin/pip install --no-cache-dir --require-hashes -r /requirements
 
 FROM ${BASE_IMAGE}
 RUN useradd --system --uid 10001 --no-create-home --home-dir /data --shell /usr/sbin/nologin portal \
-    && install -d -o portal -m 0700 /data
+    && install -d -o portal -m 0700 /data /data/compile-cache \
+    && install -d -o portal -m 0755 /hf-cache
 COPY --from=packages /opt/portal /opt/portal
 WORKDIR /app
 COPY . .
 ENV PATH=/opt/portal/bin:$PATH PYTHONUNBUFFERED=1 PORTAL_DATA_DIR=/data
 RUN python -m compileall -q .
 USER portal
-VOLUME /data
+VOLUME ["/data", "/data/compile-cache", "/hf-cache"]
 EXPOSE 8086
 CMD ["python", "-m", "vllm_portal.web"]

@@ -1,50 +1,45 @@
-"""The adapters' files: fetched from the hub into this machine's Hugging Face cache, and where an engine finds them."""
+"""The adapters' files: which commits they are of, and where an engine finds them. They are fetched as its model is:
+`to_fetch`."""
 
-import errno
-import logging
-import queue
-import threading
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from engines import adapters, contained, hub_cache
+from engines import adapters, contained, hub, hub_cache
 from engines.adapters import Adapter
 from engines.errors import StartFailed
+from engines.hub import Wanted
 from engines.launchers.container_config import cache_folder
 from engines.models import Engine
 from engines.start_options import kind_of
 from engines.vllm_command import CONTAINER_HF_CACHE, LoraModule
 from vllm_portal.config import get_config
 from vllm_portal.encryption import decrypt
+from vllm_portal.errors import FieldError
 
-# huggingface_hub is imported where it is used: it takes half a second and 20 MB.
-
-logger = logging.getLogger(__name__)
-
-LOOK_S = 1.0
 _LARGEST_CONFIG = 1 << 20
 
 
-def has_some_to_fetch(engine: Engine) -> bool:
-    """The stand-in engine loads none."""
-    return engine.launcher != "simulator" and any(adapter.on_hub for adapter in adapters.of(engine.adapters))
+def wants_a_look(engine: Engine) -> bool:
+    """Whether `settle` has something to do or to say. The stand-in engine loads none."""
+    config = get_config()
+    given = [one for one in adapters.of(engine.adapters) if one.on_hub and engine.launcher != "simulator"]
+    fixed = all(hub_cache.COMMIT.match(one.revision) for one in given)
+    return bool(given) and (not fixed or config.hf_offline or cache_folder(config.hf_cache_dir) is None)
 
 
-def fetch(engine: Engine, progress: Callable[[str], None]) -> None:
-    """Returns when all are there; an adapter that was not fixed to a commit is fixed to the one that came. `progress`
-    is called every second, and what it raises ends the wait. Raises StartFailed. May be done again."""
-    if not has_some_to_fetch(engine):
+def settle(engine: Engine) -> None:
+    """An adapter that was not fixed to a commit before the start, as the hub did not tell, is fixed to one now. Takes
+    up to hf_check_timeout_s. Raises StartFailed, also where one is not there and may not be fetched. May be done
+    again."""
+    if not wants_a_look(engine):
         return
     cache = cache_folder(get_config().hf_cache_dir)
     if cache is None:
         raise StartFailed("cache_not_a_folder", adapters.NO_FOLDER, "An admin sets hf_cache_dir to a folder.")
-    token = decrypt(engine.hf_token_encrypted)
-    fixed = []
-    for adapter in adapters.of(engine.adapters):
-        commit = _fetched(adapter, cache, token, progress) if adapter.on_hub else ""
-        fixed.append(adapter._replace(revision=commit))
+    fixed = _fixed(engine, cache)
+    if get_config().hf_offline:
+        for adapter in fixed:
+            _refuse_absent(adapter, cache)
     if adapters.rows(fixed) != engine.adapters:
         engine.adapters = adapters.rows(fixed)
         engine.kind = kind_of(vars(engine))
@@ -94,96 +89,55 @@ def _place(engine: Engine, adapter: Adapter) -> str:
     return str(here)
 
 
-def _fetched(adapter: Adapter, cache: Path, token: str, progress: Callable[[str], None]) -> str:
-    """The commit. A thread reads, and one that gets stuck is left behind; it ends with its connection."""
-    done: queue.Queue[str | Exception] = queue.Queue()
-
-    def read() -> None:
-        try:
-            done.put(_download(adapter, cache, token))
-        except Exception as error:  # for the other thread to judge
-            done.put(error)
-
-    threading.Thread(target=read, name=f"adapter {adapter.name}", daemon=True).start()
-    deadline = time.monotonic() + get_config().pull_timeout_seconds
-    while True:
-        try:
-            outcome = done.get(timeout=LOOK_S)
-            break
-        except queue.Empty:
-            if time.monotonic() > deadline:
-                raise _unreachable(adapter) from None
-            progress(f"fetching the adapter {adapter.name}{_so_far(cache, adapter)}")
-    if isinstance(outcome, Exception):
-        raise _failure(adapter, outcome) from None  # its text may quote headers
-    return outcome
+def _fixed(engine: Engine, cache: Path) -> list[Adapter]:
+    given = adapters.of(engine.adapters)
+    loose = {
+        hub.adapter_field(number): Wanted(one.model, one.revision)
+        for number, one in enumerate(given)
+        if one.on_hub and not hub_cache.COMMIT.match(one.revision)
+    }
+    commits = {field: hub_cache.commit_of(cache, *wanted) for field, wanted in loose.items()}
+    if loose and not get_config().hf_offline:
+        commits |= _asked(loose, decrypt(engine.hf_token_encrypted))
+    fixed = [
+        one._replace(revision=commits.get(hub.adapter_field(number), one.revision)) for number, one in enumerate(given)
+    ]
+    for one in fixed:
+        if one.on_hub and not one.revision:
+            raise _unknown(one)
+    return fixed
 
 
-def _download(adapter: Adapter, cache: Path, token: str) -> str:
-    from huggingface_hub import hf_hub_download
-
+def _asked(loose: dict[str, Wanted], token: str) -> dict[str, str]:
     config = get_config()
-    paths = [
-        hf_hub_download(
-            adapter.model, name, revision=adapter.revision or None, cache_dir=cache / "hub", token=token or False,
-            endpoint=config.hf_endpoint.rstrip("/"), local_files_only=config.hf_offline,
-        )
-        for name in adapters.FILES
-    ]  # fmt: skip
-    return Path(paths[0]).parent.name
+    try:
+        return dict(hub.check(loose, token, config.hf_endpoint, config.hf_check_timeout_s).commits)
+    except FieldError as error:
+        if error.field == hub.TOKEN_FIELD:
+            raise StartFailed("model_gated", str(error), "Start it with a HUGGING_FACE_HUB_TOKEN that may.") from None
+        raise StartFailed(adapters.MISSING, str(error), "Correct the adapter's repository or revision.") from None
 
 
-def _so_far(cache: Path, adapter: Adapter) -> str:
-    blobs = cache / "hub" / hub_cache.folder_of(adapter.model) / "blobs"
-    size = 0
-    with suppress(OSError):
-        for path in blobs.iterdir():
-            with suppress(OSError):
-                size += path.lstat().st_size
-    return f": {size / 1e6:.0f} MB" if size >= 5e5 else ""
-
-
-def _failure(adapter: Adapter, error: Exception) -> StartFailed:
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
+def _unknown(adapter: Adapter) -> StartFailed:
     named = f"{adapter.model} ({adapter.name})"
-    if isinstance(error, GatedRepoError):
-        return StartFailed(
-            "model_gated", f"The adapter {named} is gated, and the token given has no access to it.",
-            "Ask for access on its page, then start the engine with a HUGGING_FACE_HUB_TOKEN of that account.",
-        )  # fmt: skip
-    if isinstance(error, LocalEntryNotFoundError):
-        if get_config().hf_offline:
-            return StartFailed(
-                "model_not_cached", f"The adapter {named} is not on this machine, and nothing may be downloaded "
-                "(hf_offline).", "An admin downloads it into the cache, or switches hf_offline off.",
-            )  # fmt: skip
-        return _unreachable(adapter)
-    if isinstance(error, (EntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError)):
-        return StartFailed(
-            "adapter_missing", f"There is no adapter {named}: no {adapters.CONFIG} or no {adapters.WEIGHTS}.",
-            "Correct the adapter's repository or revision, or start with a token that may see it.",
-        )  # fmt: skip
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return StartFailed("disk_full", "The disk is full.", "Make room on the machine that runs engines.")
-    if isinstance(error, PermissionError):
-        return StartFailed(
-            "cache_not_writable", f"The portal may not write {error.filename or 'the Hugging Face cache'}.",
-            "An admin gives the portal's user the right to write to hf_cache_dir.",
-        )  # fmt: skip
-    logger.warning("the adapter %s cannot be fetched: %s", adapter.model, type(error).__name__)
-    return _unreachable(adapter)
-
-
-def _unreachable(adapter: Adapter) -> StartFailed:
+    if get_config().hf_offline:
+        return _not_here(named)
     return StartFailed(
         "hub_unreachable",
-        f"The adapter {adapter.model} ({adapter.name}) could not be fetched from the Hugging Face hub.",
+        f"The Hugging Face hub does not tell about the adapter {named}.",
         "Check this machine's network; a mirror is set with hf_endpoint.",
-    )  # fmt: skip
+    )
+
+
+def _refuse_absent(adapter: Adapter, cache: Path) -> None:
+    folder = hub_cache.snapshot(cache, adapter.model, adapter.revision)
+    if adapter.on_hub and not all((folder / name).is_file() for name in adapters.FILES):
+        raise _not_here(f"{adapter.model} ({adapter.name})")
+
+
+def _not_here(named: str) -> StartFailed:
+    return StartFailed(
+        "model_not_cached",
+        f"The adapter {named} is not on this machine, and nothing may be downloaded (hf_offline).",
+        "An admin downloads it into the cache, or switches hf_offline off.",
+    )

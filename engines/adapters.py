@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 FILES = (CONFIG, WEIGHTS)
 """All that is fetched of a repository: no code, and no weights in Python's pickles."""
+MISSING = "adapter_missing"
+"""`cause_code` where there is no such adapter, or it has not all of FILES."""
 MOST = 8
 """Of one engine: each takes memory of its GPUs."""
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)

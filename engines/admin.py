@@ -56,8 +56,8 @@ class EngineAdmin(options_admin.OptionsShown, ReadOnly, Table):
         ),
         ("How it runs", {"fields": ("launcher", "device", "image", "image_digest", "vllm_version", "recipe",
                                     "container_name", "container_id", "task",
-                                    "served_max_model_len", "has_chat_template", "missed_checks", "sleep_level",
-                                    "slept_at", "probe_prompt_tokens", "probe_generated_tokens")}),
+                                    "served_max_model_len", "has_chat_template", "missed_checks", "restarts",
+                                    "sleep_level", "slept_at", "probe_prompt_tokens", "probe_generated_tokens")}),
         ("When", {"fields": ("created_at", "ready_at", "ended_at")}),
     )  # fmt: skip
 

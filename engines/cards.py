@@ -27,9 +27,9 @@ _STARTS = 200
 """Starts that an estimate looks back at, all models together."""
 
 PHASES = (
+    ("downloading the model", {State.FETCHING}),
     ("waiting", {State.QUEUED, State.PLACED}),
     ("fetching", {State.PULLING}),
-    ("downloading the model", {State.FETCHING}),
     ("starting", {State.STARTING}),
     ("loading", {State.LOADING}),
 )
@@ -61,12 +61,12 @@ WORDS = {
 
 STEPS = {
     "queue": "waiting for its place",
-    "pull": "fetching the image and adapters",
+    "pull": "fetching the image",
     "start": "making the container or process",
     "boot": "vLLM comes up",
     "configure": "reading the configuration",
     "core": "the engine's core comes up",
-    "download": "downloading the model",
+    "download": "downloading the model and its adapters",
     "load": "loading the weights",
     "compile": "compiling",
     "kv_cache": "measuring the KV cache",
@@ -259,12 +259,11 @@ def card(
 
 
 def phases(engine: Engine) -> tuple[Phase, ...]:
-    """Of an engine that is coming up. Containers have an image to fetch, others at most adapters, and not every model
-    has to come."""
+    """Of an engine that is coming up. Only containers have an image to fetch, and not every model has to come."""
     state, skipped = State(engine.state), set()
     if engine.launcher != "docker":
         skipped.add(State.PULLING)
-    if not engine.download:
+    if downloads.of(engine.download) is None:
         skipped.add(State.FETCHING)
     ways = [way for way in PHASES if state in way[1] or not way[1] & skipped]
     at = next(number for number, (_, states) in enumerate(ways) if state in states)

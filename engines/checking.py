@@ -12,7 +12,7 @@ from datetime import timedelta
 
 from django.utils import timezone
 
-from engines import ending, engine_logs, gauges, health, lifecycle, recipes, sleeping, starts
+from engines import ending, engine_logs, gauges, health, lifecycle, recipes, restarting, sleeping, starts
 from engines.diagnosis import Diagnosis, diagnose, one_line, stalled
 from engines.fit import measures
 from engines.health import MISSES
@@ -95,7 +95,7 @@ def _judge(look: _Look) -> None:
         if engine.state == State.LOADING:
             measures.record(engine, log, timezone.now())
             starts.record(engine, log, engine.state_since)
-        ending.fail(engine, diagnose(log, seen, came_up=engine.state != State.LOADING))
+        _died(engine, diagnose(log, seen, came_up=engine.state != State.LOADING))
         return
     _follow_address(look)
     if look.thorough:
@@ -110,12 +110,20 @@ def _judge(look: _Look) -> None:
         _unhealthy(look)
 
 
+def _died(engine: Engine, diagnosis: Diagnosis) -> None:
+    """Nothing of it runs any more, or it is of no use."""
+    if engine.state not in RESTING:
+        restarting.fail(engine, timezone.now(), diagnosis)
+    elif not sleeping.has_died(engine, timezone.now(), diagnosis):
+        ending.fail(engine, restarting.told(engine, diagnosis))
+
+
 def _follow_address(look: _Look) -> None:
     """A daemon that was restarted may have given the container another port."""
     engine, seen = look.engine, look.seen
     if not seen.port or (engine.host, engine.port) == (seen.host, seen.port):
         return
-    Engine.objects.filter(pk=engine.pk, state__in=RUNS).update(host=seen.host, port=seen.port)
+    Engine.objects.as_seen(engine).filter(state__in=RUNS).update(host=seen.host, port=seen.port)
     engine.host, engine.port = seen.host, seen.port
     announce("engines")
 
@@ -136,7 +144,7 @@ def _loading(look: _Look) -> None:
     elif look.thorough:
         _show_progress(look)
     if engine.deadline_at and timezone.now() > engine.deadline_at:
-        ending.fail(engine, stalled(get_config().load_stall_seconds, engine.detail))
+        _died(engine, stalled(get_config().load_stall_seconds, engine.detail))
 
 
 def _show_progress(look: _Look) -> None:
@@ -183,7 +191,7 @@ def _ready(look: _Look) -> None:
             sleeping.call_back(engine, timezone.now())
     if missed < MISSES:
         if missed != engine.missed_checks:
-            Engine.objects.filter(pk=engine.pk, state=State.READY).update(missed_checks=missed)
+            Engine.objects.as_seen(engine).filter(state=State.READY).update(missed_checks=missed)
         return
     now = timezone.now()
     deadline = now + timedelta(seconds=get_config().load_stall_seconds)
@@ -202,7 +210,7 @@ def _unhealthy(look: _Look) -> None:
         message = "answers again"
         lifecycle.move(engine, State.UNHEALTHY, State.READY, now, message, missed_checks=0, deadline_at=None)
     elif engine.deadline_at and now > engine.deadline_at:
-        ending.fail(engine, _unresponsive())
+        _died(engine, _unresponsive())
 
 
 def _unresponsive() -> Diagnosis:

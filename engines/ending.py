@@ -8,15 +8,17 @@ row that knows of it, and no FAILED engine that still runs.
 import logging
 import uuid
 from datetime import datetime, timedelta
+from functools import partial
 
+from django.db import transaction
 from django.utils import timezone
 
-from engines import engine_logs, health, lifecycle, retrying, terms
+from engines import engine_logs, health, hints, lifecycle, retrying, terms
 from engines.diagnosis import Diagnosis
 from engines.launchers import choice
 from engines.launchers.base import Status
 from engines.models import Engine
-from engines.states import ACTIVE, FINAL, Desired, State
+from engines.states import ACTIVE, AWAKE, Desired, State
 from engines.turns import turn
 from vllm_portal.config import get_config
 from vllm_portal.errors import OperatorError
@@ -27,19 +29,41 @@ DRAIN = timedelta(seconds=60)
 """What an engine works on may take so long when the portal stops it by itself; whoever stops one by hand means it."""
 KNOWN = timedelta(seconds=5)
 """By then each process of the data plane has read that the engine is out of routing, whatever it missed."""
+PAUSES_S = (0, 0, 10, 30, 60, 120)
+"""Before a fresh start, by how many deaths in a row: what killed it may need time to go away."""
 TURN_SECONDS = 5.0
 """Longest wait for a start that is under way; after it the reconciler comes back."""
 LOG_BYTES = 200_000
 
 
 def stop(engine_id: uuid.UUID) -> None:
-    """Ends an engine that is STOPPING; others are left alone. Never raises LauncherError: the reconciler comes back."""
+    """Ends an engine that is STOPPING: for good, to sleep, or to start afresh. Others are left alone. Never raises
+    LauncherError: the reconciler comes back."""
     with turn(container_turn(engine_id), TURN_SECONDS) as mine:
         engine = Engine.objects.filter(pk=engine_id, state=State.STOPPING).first() if mine else None
         if engine is None or _drains(engine, timezone.now()) or not _end(engine):
             return
-        if engine.desired != Desired.SLEEP or not lifecycle.asleep(engine, timezone.now()):
+        if engine.desired == Desired.RUN:
+            _start_afresh(engine, timezone.now())
+        elif engine.desired != Desired.SLEEP or not lifecycle.asleep(engine, timezone.now()):
             lifecycle.stopped(engine, timezone.now())
+
+
+def start_afresh(engine: Engine, now: datetime, why: str, **columns: int) -> bool:
+    """For one that does not wake, or has died: ended, and launched once more in its place. False: it moved on, or
+    somebody wants it stopped."""
+    with transaction.atomic():
+        if not lifecycle.request_afresh(engine, now, why, **columns):
+            return False
+        transaction.on_commit(partial(hints.stop, engine.pk))
+    logger.warning("engine %s is started afresh: %s", engine.name, why)
+    return True
+
+
+def pauses(engine: Engine, now: datetime) -> bool:
+    """It is to start afresh, and not yet. Somebody may want it stopped meanwhile: then it pauses no longer."""
+    pause = timedelta(seconds=PAUSES_S[min(engine.restarts, len(PAUSES_S) - 1)])
+    return engine.state == State.STOPPING and engine.desired == Desired.RUN and now - engine.state_since < pause
 
 
 def fail(engine: Engine, diagnosis: Diagnosis) -> bool:
@@ -50,8 +74,8 @@ def fail(engine: Engine, diagnosis: Diagnosis) -> bool:
         "advice": retrying.advice_for(engine, diagnosis),
         "change": retrying.change_for(engine, diagnosis),
     }
-    row = Engine.objects.filter(pk=engine.pk, state=engine.state, state__in=ACTIVE - {State.STOPPING}, cause_code="")
-    if not row.update(**columns):
+    row = Engine.objects.as_seen(engine).filter(state=engine.state, cause_code="")
+    if not row.filter(state__in=ACTIVE - {State.STOPPING}).update(**columns):
         return False
     for name, value in columns.items():
         setattr(engine, name, value)
@@ -64,14 +88,17 @@ def finish_failing(engine: Engine) -> bool:
     with turn(container_turn(engine.pk), TURN_SECONDS) as mine:
         if not mine or not _end(engine):
             return False
+        ended = engine.generation
         engine.refresh_from_db()
+        if engine.generation != ended:
+            return False
         return lifecycle.failed(engine, timezone.now(), engine.cause_code, engine.cause, engine.advice)
 
 
 def clear_away_if_ended(engine: Engine) -> None:
-    """For whoever has just started a container and finds that its engine has ended meanwhile. Only to be called with
-    the container's turn."""
-    if Engine.objects.filter(pk=engine.pk, state__in=FINAL).exists():
+    """For whoever has just started a container and finds that its engine, or this generation of it, has ended
+    meanwhile. Only to be called with the container's turn."""
+    if not Engine.objects.as_seen(engine).filter(state__in=AWAKE).exists():
         _end(engine)
 
 
@@ -90,6 +117,15 @@ def _drains(engine: Engine, now: datetime) -> bool:
         return since < KNOWN
     told = health.told(engine.host, engine.port)
     return told.running + told.waiting > 0 if told else _runs(engine)
+
+
+def _start_afresh(engine: Engine, now: datetime) -> None:
+    """Where it cannot be now, the reconciler comes back, and sees what is desired by then."""
+    if pauses(engine, now):
+        return
+    with transaction.atomic():
+        if lifecycle.start_afresh(engine, now):
+            transaction.on_commit(partial(hints.launch, engine.pk))
 
 
 def _runs(engine: Engine) -> bool:

@@ -1,26 +1,25 @@
-"""The model of an engine that comes up is fetched into the cache before it starts: decision 0026.
+"""What an engine needs of the hub is fetched into the cache before it starts: decision 0026. What that is says
+`to_fetch`.
 
-One look at a time, which never waits: the download is a process of its own and goes on between the looks, and without
+One look at a time, which never waits: a download is a process of its own and goes on between the looks, and without
 any. Two engines of the same commit look at the same one.
 """
 
 import logging
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-from engines import hub_cache, lifecycle, model_cache
+from engines import adapters, hub_cache, lifecycle, model_cache
 from engines.causes import hub as causes
 from engines.diagnosis import Diagnosis
-from engines.downloads import folder, process
+from engines.downloads import folder, process, told
 from engines.downloads.failures import NO_ROOM, NOT_WRITABLE, UNFORESEEN
 from engines.downloads.folder import Download, Order, Outcome
 from engines.downloads.told import Fetching, fetching, size
-from engines.downloads.transfer import Cached
-from engines.launchers import choice
-from engines.launchers.container_config import cache_folder
 from engines.models import Engine
 from engines.states import State
+from engines.to_fetch import Part, parts
+from engines.to_fetch import folder as downloads_folder
 from vllm_portal.config import environment, get_config
 from vllm_portal.encryption import decrypt
 from vllm_portal.errors import CallerError
@@ -32,58 +31,43 @@ AGAIN_SECONDS = 3.0
 MOST_DEATHS = 5
 """In a row, without a byte between them."""
 KEPT_DAYS = 90
-_ELSEWHERE_FLAGS = frozenset({"--load-format", "--download-dir", "--ignore-patterns", "--model-loader-extra-config"})
-_ELSEWHERE_ENV = frozenset(
-    {"HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE", "VLLM_USE_MODELSCOPE"}
-)
 
 
-def is_the_portals(engine: Engine) -> bool:
+def has_some(engine: Engine) -> bool:
     """Whether there is something that the portal should fetch; else the engine does, or nobody has to."""
-    config = get_config()
-    cache = cache_folder(config.hf_cache_dir)
-    return (
-        config.hf_download
-        and config.hf_check
-        and not config.hf_offline
-        and engine.launcher != "simulator"
-        and choice.is_here(engine.launcher)
-        and not engine.model.startswith("/")
-        and bool(hub_cache.COMMIT.match(engine.revision))
-        and cache is not None
-        and not {flag.partition("=")[0] for flag in config.engine_extra_args} & _ELSEWHERE_FLAGS
-        and not config.engine_env.keys() & _ELSEWHERE_ENV
-        and not _is_whole(_download(engine), cache)
-    )
+    return any(not part.is_whole for part in parts(engine))
 
 
 def look(engine: Engine, now: datetime) -> Diagnosis | bool:
-    """True: it may start. False: the download goes on. A diagnosis: it is not to be had. Raises OperatorError when the
+    """True: it may start. False: a download goes on. A diagnosis: it is not to be had. Raises OperatorError when the
     secrets cannot be read."""
-    cache = cache_folder(get_config().hf_cache_dir)
-    if cache is None:
-        return True  # the setting was changed meanwhile
-    download, name = _download(engine), _name(engine)
-    if _is_whole(download, cache):
-        return True
+    for part in parts(engine):
+        seen = part.is_whole or _look(engine, part, now)
+        if seen is not True:
+            return seen
+    return True
+
+
+def _look(engine: Engine, part: Part, now: datetime) -> Diagnosis | bool:
+    download = part.download
     if download.is_locked():
-        return _goes_on(engine, download, now)
-    outcome = download.outcome(name)
+        return _goes_on(engine, part, now)
+    outcome = download.outcome(_name(engine))
     if outcome is not None and outcome.code:
-        return _ended(engine, outcome, cache)
+        return _ended(engine, part, outcome)
     if 0 <= download.age_s() < AGAIN_SECONDS and outcome is None:
-        return _goes_on(engine, download, now)
-    return _begin(engine, download, cache, now)
+        return _goes_on(engine, part, now)
+    return _begin(engine, part, now)
 
 
 def sweep() -> None:
     """Ends what is downloaded for no engine any more, and puts away what is kept of it. What has come stays."""
-    downloads = [(one, one.engine()) for one in folder.in_folder(_folder())]
+    downloads = [(one, one.engine()) for one in folder.in_folder(downloads_folder())]
     if not downloads:
         return
     engines = list(Engine.objects.filter(state=State.FETCHING))
     names = {_name(engine) for engine in engines}
-    wanted = {_download(engine).path for engine in engines}
+    wanted = {part.download.path for engine in engines for part in parts(engine)}
     for download, name in downloads:
         if download.is_locked():
             if name and name not in names and process.end(download):
@@ -94,76 +78,129 @@ def sweep() -> None:
 
 def forget_old(now: datetime) -> None:
     """Which files a commit has, where nobody has asked for it for KEPT_DAYS."""
-    folder.forget_older_than(_folder(), now.timestamp() - KEPT_DAYS * 86400)
+    folder.forget_older_than(downloads_folder(), now.timestamp() - KEPT_DAYS * 86400)
 
 
-def end_of(engine: Engine, now: datetime) -> dict[str, Any] | None:
-    """What is kept of a download that is over. None: there was nothing to download, or it is left to the engine."""
-    files = _download(engine).files()
-    if not engine.download or files is None:
-        return None
-    total = sum(one.size for one in files)
-    took_s = max(now.timestamp() - engine.download["since"], 0.1)
-    speed = round(max(total - engine.download["first"], 0) / took_s, 1)
-    return Fetching(total, total, speed, 0.0)._asdict()
+def end_of(engine: Engine, now: datetime) -> dict[str, Any]:
+    """What is kept of downloads that are over."""
+    first = (engine.download or {}).get("first")
+    sizes = {part.name: part.bytes for part in parts(engine) if part.is_whole}
+    if not isinstance(first, dict) or not first.keys() & sizes.keys():
+        return told.LEFT
+    total = sum(sizes[name] for name in first if name in sizes)
+    came = sum(max(sizes[name] - there, 0) for name, there in first.items() if name in sizes)
+    took_s = max(now.timestamp() - (engine.download or {})["since"], 0.1)
+    return Fetching(total, total, round(came / took_s, 1), 0.0)._asdict()
 
 
-def _begin(engine: Engine, download: Download, cache: Path, now: datetime) -> Diagnosis | bool:
-    deaths = (engine.download or {}).get("begun", 0)
+def _begin(engine: Engine, part: Part, now: datetime) -> Diagnosis | bool:
+    deaths = _known(engine, part).get("begun", 0)
     if deaths > MOST_DEATHS:
-        logger.error("the download of %s dies again and again: %s", engine.model, _last_words(download))
-        return True  # the engine may do better
+        words = _last_words(part.download)
+        logger.error("the download of %s dies again and again: %s", part.download.name, words)
+        return _left_to_the_engine(part, Outcome(UNFORESEEN, "Its download dies again and again."))
     order = Order(
         engine=_name(engine),
-        folder=str(_folder()),
-        cache=str(cache),
-        name=engine.model,
-        commit=engine.revision,
+        folder=str(downloads_folder()),
+        cache=str(part.cache),
+        name=part.download.name,
+        commit=part.download.commit,
         endpoint=get_config().hf_endpoint,
         token=decrypt(engine.hf_token_encrypted),
+        adapter=part.adapter is not None,
     )
     try:
-        process.begin(download, order, environment())
+        process.begin(part.download, order, environment())
     except OSError as error:
-        logger.warning("the download of %s does not begin: %s", engine.model, error.strerror)
-    engine.download = {**(engine.download or {}), "begun": deaths + 1}
-    return _goes_on(engine, download, now)
+        logger.warning("the download of %s does not begin: %s", part.download.name, error.strerror)
+    engine.download = {**_known(engine, part), "begun": deaths + 1}
+    return _goes_on(engine, part, now)
 
 
-def _goes_on(engine: Engine, download: Download, now: datetime) -> Diagnosis | bool:
+def _known(engine: Engine, part: Part) -> dict[str, Any]:
+    """What earlier looks have kept: of this part, and of all together `since` and, by part, how much was there at
+    `first`."""
+    kept = engine.download or {}
+    same = {name: kept[name] for name in ("most", "begun") if name in kept} if kept.get("part") == part.name else {}
+    first = kept.get("first")
+    return {"part": part.name, **same, "since": kept.get("since"), "first": first if isinstance(first, dict) else {}}
+
+
+def _goes_on(engine: Engine, part: Part, now: datetime) -> Diagnosis | bool:
     """What it tells is shown, and bytes that came move the deadline."""
-    before = engine.download or {}
-    progress, alive = download.progress(), download.is_locked()
+    before = _known(engine, part)
+    progress, alive = part.download.progress(), part.download.is_locked()
     seen = fetching(progress, alive)
     most = before.get("most", 0)
     grew = progress.done > most
-    told = seen._asdict() | {
+    kept = seen._asdict() | {
+        "part": part.name,
         "most": max(most, progress.done),  # a file that has to come once more is no progress
         "begun": 1 if grew else before.get("begun", 0),
-        "first": before.get("first", progress.done),
-        "since": before.get("since", now.timestamp()),
+        "first": {part.name: progress.done, **before["first"]},
+        "since": before["since"] or now.timestamp(),
     }
-    lifecycle.downloading(engine, now, told, seen.told, grew)
+    detail = f"{part.told}: {seen.told}" if part.told else seen.told
+    lifecycle.downloading(engine, now, kept, detail, grew)
     if engine.deadline_at and now > engine.deadline_at:
-        return _stalled(seen)
+        return _stalled(part, seen)
     return False
 
 
-def _ended(engine: Engine, outcome: Outcome, cache: Path) -> Diagnosis | bool:
+def _ended(engine: Engine, part: Part, outcome: Outcome) -> Diagnosis | bool:
     if outcome.code in (NOT_WRITABLE, UNFORESEEN):
-        logger.warning(
-            "the portal does not download %s, its engine does: %s",
-            engine.model,
-            outcome.words or "the cache is not its own",
-        )
-        return True
-    if outcome.code == "hub_unreachable" and hub_cache.seems_whole(cache, engine.model, engine.revision):
+        return _left_to_the_engine(part, outcome)
+    if part.adapter is not None:
+        return _of_adapter(part.adapter, outcome, engine)
+    name, commit = part.download.name, part.download.commit
+    if outcome.code == "hub_unreachable" and hub_cache.seems_whole(part.cache, name, commit):
         return True
     return _diagnosis(outcome.code, outcome.words, _room_advice(engine) if outcome.code == NO_ROOM else "")
 
 
-def _stalled(seen: Fetching) -> Diagnosis:
-    words = f"The download of its model made no progress for {get_config().download_stall_seconds} s."
+def _left_to_the_engine(part: Part, outcome: Outcome) -> Diagnosis | bool:
+    """It fetches a model by itself, and may do better; of an adapter it knows but the folder."""
+    words = outcome.words or "the cache is not the portal's to write."
+    if part.adapter is None:
+        logger.warning("the portal does not download %s, its engine does: %s", part.download.name, words)
+        return True
+    return Diagnosis(
+        outcome.code,
+        f"{_named(part.adapter)} could not be downloaded: {words}",
+        "An admin gives the portal's user the right to write to hf_cache_dir."
+        if outcome.code == NOT_WRITABLE
+        else "Start it again; its operator finds more in the worker's log.",
+        {},
+    )
+
+
+def _of_adapter(adapter: adapters.Adapter, outcome: Outcome, engine: Engine) -> Diagnosis:
+    if outcome.code == "model_gated":
+        return Diagnosis(
+            outcome.code,
+            f"{_named(adapter)} is gated, and the token given has no access to it.",
+            "Ask for access on its page, then start the engine with a HUGGING_FACE_HUB_TOKEN of that account.",
+        )
+    if outcome.code in ("model_not_found", adapters.MISSING):
+        return Diagnosis(
+            adapters.MISSING,
+            outcome.words or f"There is no adapter {adapter.model} ({adapter.name}), or it is private.",
+            "Correct the adapter's repository or revision, or start with a token that may see it.",
+        )
+    return _diagnosis(
+        outcome.code,
+        f"{_named(adapter)}: {outcome.words}" if outcome.words else "",
+        _room_advice(engine) if outcome.code == NO_ROOM else "",
+    )
+
+
+def _named(adapter: adapters.Adapter) -> str:
+    return f"The adapter {adapter.model} ({adapter.name})"
+
+
+def _stalled(part: Part, seen: Fetching) -> Diagnosis:
+    what = part.told or "its model"
+    words = f"The download of {what} made no progress for {get_config().download_stall_seconds} s."
     if seen.trouble:
         return _diagnosis("hub_unreachable", f"{words} {seen.trouble}")
     return Diagnosis(
@@ -193,14 +230,6 @@ def _room_advice(engine: Engine) -> str:
     return f"Cached models that no engine uses hold {held}: an admin removes them on the page of cached models."
 
 
-def _is_whole(download: Download, cache: Path) -> bool:
-    files = download.files()
-    if files is None:
-        return False
-    cached = Cached(cache, download.name, download.commit)
-    return all(cached.has(one) for one in files)
-
-
 def _put_away(download: Download) -> None:
     with download.locked() as lock:
         if lock is None:
@@ -219,13 +248,5 @@ def _last_words(download: Download) -> str:
     return lines[-1][:300] if lines else ""
 
 
-def _download(engine: Engine) -> Download:
-    return Download(_folder(), engine.model, engine.revision)
-
-
 def _name(engine: Engine) -> str:
     return f"{engine.pk}-{engine.generation}"
-
-
-def _folder() -> Path:
-    return get_config().data_dir / "downloads"

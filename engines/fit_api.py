@@ -32,6 +32,7 @@ _ANSWER = {
             "fits": False,
             "basis": "estimated",
             "weights_bytes": 16060522496,
+            "adapters_bytes": 0,
             "overhead_bytes": 2313695232,
             "cache_bytes": 3846449889,
             "needed_bytes": 17179869184,

@@ -48,7 +48,7 @@ class ChangeSerializer(serializers.Serializer):
     """One change that alone makes it fit."""
 
     field = serializers.CharField(help_text="A field of the start, cpu_kv_cache_gib, or model: a smaller one.")
-    value = serializers.JSONField(help_text="What to set it to; null for model.")
+    value = serializers.JSONField(help_text="What to set it to; null for model, and for adapters: none of them.")
     text = serializers.CharField()
 
 
@@ -63,6 +63,9 @@ class VerdictSerializer(serializers.Serializer):
     fits = serializers.BooleanField(allow_null=True, help_text="Null: it cannot be said.")
     basis = serializers.ChoiceField(["measured", "estimated"], help_text="measured: at an earlier start here.")
     weights_bytes = serializers.IntegerField(allow_null=True)
+    adapters_bytes = serializers.IntegerField(
+        help_text="Room for LoRA adapters, an estimate; 0 also where it is within weights that were measured."
+    )
     overhead_bytes = serializers.IntegerField(help_text="What vLLM takes beside weights and KV cache.")
     cache_bytes = serializers.IntegerField(allow_null=True, help_text="What is left for the KV cache.")
     needed_bytes = serializers.IntegerField(help_text="KV cache of one request of max_model_len tokens.")

@@ -1,9 +1,9 @@
 """How long engines held GPUs, and how much of that they were ready, or slept, and nobody asked. Pure but for `of`,
 which reads.
 
-Held: from PLACED to the end, times the engine's GPUs or its share of them, as `EngineEvent` has it. Idle: of that, the
-clock hours (UTC), or parts of them, in which it was READY or SLEEPING and no request began. Requests are known by the
-hour, so a short rest is not seen.
+Held: from PLACED to the end, times the engine's GPUs or its share of them, as `EngineEvent` has it; a download before
+the place holds nothing. Idle: of that, the clock hours (UTC), or parts of them, in which it was READY or SLEEPING and
+no request began. Requests are known by the hour, so a short rest is not seen.
 How busy a GPU was while an engine worked is not measured here.
 """
 
@@ -65,10 +65,13 @@ def measured(engine: Engine, changes: list[Change], period: Span) -> GpuTime:
 def _stretches(changes: list[Change], period: Span) -> Iterator[tuple[datetime, datetime, str]]:
     """From, to and the state between, within the period."""
     after, before = period
+    as_if = ""
     for (at, state), (until, _) in pairwise([*changes, (before, "")]):
+        without_place = state == State.FETCHING and as_if == State.QUEUED
+        as_if = State.QUEUED if without_place else state
         start, end = max(at, after), min(until, before)
         if start < end:
-            yield start, end, state
+            yield start, end, as_if
 
 
 def idle_s(one: GpuTime, busy: Iterable[datetime]) -> float:

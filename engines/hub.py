@@ -9,7 +9,7 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from engines import adapters
@@ -44,11 +44,19 @@ def _is_adapter(field: str) -> bool:
 
 @dataclass(frozen=True)
 class Told:
-    """`account`: the name of the token's, "" without a token. `commits`: of the repositories, by field. What the hub
-    does not tell is "" or missing."""
+    """`account`: the name of the token's, "" without a token. `commits`: of the repositories, by field; `ranks`: of
+    those that are adapters. What the hub does not tell is "" or missing."""
 
     account: str
     commits: Mapping[str, str]
+    ranks: Mapping[str, int] = field(default_factory=dict)
+
+
+class Loadable(NamedTuple):
+    """An adapter that vLLM can load."""
+
+    commit: str
+    rank: int
 
 
 @dataclass(frozen=True)
@@ -81,14 +89,16 @@ def check(repositories: Mapping[str, Wanted], token: str, endpoint: str, timeout
     name = _outcome(account)
     if isinstance(name, FieldError):
         raise name
-    commits = {}
-    for field, model in models.items():
-        commit = _outcome(model)
-        if isinstance(commit, FieldError):
-            raise commit
-        if isinstance(commit, str):
-            commits[field] = commit
-    return Told(name if isinstance(name, str) else "", commits)
+    commits, ranks = {}, {}
+    for called, model in models.items():
+        found = _outcome(model)
+        if isinstance(found, FieldError):
+            raise found
+        if isinstance(found, Loadable):
+            found, ranks[called] = found.commit, found.rank
+        if isinstance(found, str):
+            commits[called] = found
+    return Told(name if isinstance(name, str) else "", commits, ranks)
 
 
 def read(field: str, wanted: Wanted, token: str, endpoint: str, timeout_s: float) -> Repository:
@@ -156,7 +166,7 @@ class _Asker:
             return self._explain(error, field, wanted)
         return info.sha
 
-    def adapter(self, field: str, wanted: Wanted) -> str | FieldError | None:
+    def adapter(self, field: str, wanted: Wanted) -> Loadable | FieldError | None:
         """As `commit`, of one that vLLM could load."""
         try:
             info = self._info(wanted)
@@ -167,10 +177,10 @@ class _Asker:
         except OSError as error:
             return self._explain(error, field, wanted)
         try:
-            adapters.rank_of(config)
+            rank = adapters.rank_of(config)
         except ValueError as error:
             return FieldError(ADAPTERS, f"{wanted.name}: {error}.")
-        return info.sha
+        return Loadable(info.sha, rank) if info.sha else None
 
     def repository(self, field: str, wanted: Wanted) -> Repository | FieldError | None:
         """None: nobody knows."""

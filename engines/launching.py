@@ -1,5 +1,4 @@
-"""How engines come up: QUEUED -> PLACED -> PULLING (docker, adapters) -> FETCHING (a model of the hub) -> STARTING ->
-LOADING.
+"""How engines come up: QUEUED -> FETCHING (of the hub) -> QUEUED -> PLACED -> PULLING (docker) -> STARTING -> LOADING.
 
 Each step looks at the row, does one thing that can be repeated, and moves the row by compare-and-swap. So a step that
 was cut short by a `kill -9` is done again by whoever comes next, and a stop that arrives at any moment wins: the next
@@ -14,7 +13,18 @@ from typing import Any
 
 from django.utils import timezone
 
-from engines import adapter_files, compile_cache, ending, fetching, hints, lifecycle, queueing, room, sleeping
+from engines import (
+    adapter_files,
+    compile_cache,
+    ending,
+    fetching,
+    hints,
+    lifecycle,
+    queueing,
+    restarting,
+    room,
+    sleeping,
+)
 from engines.diagnosis import Diagnosis, diagnose, one_line
 from engines.errors import StartFailed
 from engines.launchers import choice
@@ -31,6 +41,12 @@ from vllm_portal.secret_keys import portal_id
 
 logger = logging.getLogger(__name__)
 
+BEHIND = {
+    True: "waiting for slots, behind engines that come first",
+    False: "waiting for GPUs, behind engines that come first",
+}
+"""`detail` by whether it waits for the CPU: it has what it needs, and others come before it."""
+
 
 class _Overtaken(Exception):
     """The engine is not to come up any more; thrown through a launcher that pulls."""
@@ -43,6 +59,20 @@ def launch(engine_id: uuid.UUID) -> None:
         engine = _coming_up(engine_id) if mine else None
         while engine is not None and _step(engine):
             pass
+
+
+def waits_its_turn(engine: Engine) -> bool:
+    """It has been told so, and there is nothing else to do for it before `next_in_line` names it."""
+    return engine.state == State.QUEUED and engine.detail == BEHIND[engine.on_cpu] and not engine.cause_code
+
+
+def next_in_line(on_cpu: bool) -> list[uuid.UUID]:
+    """Whose turn it is; where nothing is known that they could wait for, all. Two queries."""
+    if on_cpu:
+        usable = get_config().cpu_slots or 0
+    else:
+        usable = sum(not gpu.is_taken for gpu in Gpu.objects.filter(present=True))
+    return queueing.first(queueing.line(on_cpu, timezone.now()), usable)
 
 
 def launch_spec(engine: Engine) -> LaunchSpec:
@@ -93,7 +123,7 @@ def _step(engine: Engine) -> bool:
         ending.finish_failing(engine)
         return False
     steps: dict[str, Callable[[Engine], bool]] = {
-        State.QUEUED: _place,
+        State.QUEUED: _fetch_or_place,
         State.PLACED: _leave_placed,
         State.PULLING: _pull,
         State.FETCHING: _fetch,
@@ -104,9 +134,30 @@ def _step(engine: Engine) -> bool:
         return False
     # A download goes on without anybody who looks, so it is looked at before it is judged.
     if engine.state != State.FETCHING and engine.deadline_at and timezone.now() > engine.deadline_at:
-        ending.fail(engine, _too_late(engine))
+        restarting.fail(engine, timezone.now(), _too_late(engine))
         return False
     return step(engine)
+
+
+def _fetch_or_place(engine: Engine) -> bool:
+    """What it needs comes first, so that no GPU waits for a download."""
+    try:
+        adapter_files.settle(engine)
+    except StartFailed as error:
+        restarting.fail(engine, timezone.now(), _diagnosis(error))
+        return False
+    except OperatorError as error:
+        logger.warning("the adapters of engine %s are not asked for: %s", engine.name, error)
+    now = timezone.now()
+    if not _needs_to_fetch(engine):
+        return _place(engine)
+    deadline = _in(now, get_config().download_stall_seconds)
+    return lifecycle.move(engine, State.QUEUED, State.FETCHING, now, deadline_at=deadline)
+
+
+def _needs_to_fetch(engine: Engine) -> bool:
+    """Once for each generation: what the portal could not fetch then, the engine does."""
+    return engine.download is None and fetching.has_some(engine)
 
 
 def _place(engine: Engine) -> bool:
@@ -119,7 +170,7 @@ def _place_on_cpu(engine: Engine, now: datetime) -> bool:
     if slots is None:
         return lifecycle.place(engine, [], now)
     if _others_are_before(engine, slots):
-        lifecycle.progress(engine, now, "waiting for slots, behind engines that come first")
+        lifecycle.progress(engine, now, BEHIND[True])
         return False
     free, wanted = room.free_slots(), engine.tensor_parallel_size
     if len(free) < wanted:
@@ -138,7 +189,7 @@ def _place_on_gpus(engine: Engine, now: datetime) -> bool:
         return False
     usable = [gpu for gpu in present if not gpu.is_taken]
     if _others_are_before(engine, len(usable)):
-        lifecycle.progress(engine, now, "waiting for GPUs, behind engines that come first")
+        lifecycle.progress(engine, now, BEHIND[False])
         return False
     roomy = [gpu for gpu in usable if gpu.free_slices >= engine.gpu_slices]
     free = [gpu for gpu in roomy if not gpu.coming_up]
@@ -168,17 +219,14 @@ def _too_few(engine: Engine, free: int, present: list[Gpu]) -> str:
 def _others_are_before(engine: Engine, usable: int) -> bool:
     """Nobody overtakes, else many small engines would keep a large one waiting for ever. One that needs more GPUs than
     other programs leave, or more slots than there are, holds up nobody."""
-    for one in queueing.line(engine.on_cpu):
-        if one.engine_id == engine.pk or one.units <= usable:
-            return one.engine_id != engine.pk
-    return False
+    return engine.pk not in queueing.first(queueing.line(engine.on_cpu, timezone.now()), usable)
 
 
 def _leave_placed(engine: Engine) -> bool:
     config, now = get_config(), timezone.now()
     # From here on what is started does not depend on settings that may change before it runs.
     columns = {"sleep_level": sleeping.level_for(engine), "slept_at": None}
-    if engine.launcher == "docker" or adapter_files.has_some_to_fetch(engine):
+    if engine.launcher == "docker":
         deadline = _in(now, config.pull_timeout_seconds)
         return lifecycle.move(engine, State.PLACED, State.PULLING, now, deadline_at=deadline, **columns)
     return _fetch_or_start(engine, State.PLACED, **columns)
@@ -186,7 +234,7 @@ def _leave_placed(engine: Engine) -> bool:
 
 def _fetch_or_start(engine: Engine, old: State, **columns: Any) -> bool:
     config, now = get_config(), timezone.now()
-    if fetching.is_the_portals(engine):
+    if _needs_to_fetch(engine):
         deadline = _in(now, config.download_stall_seconds)
         return lifecycle.move(engine, old, State.FETCHING, now, deadline_at=deadline, **columns)
     deadline = _in(now, config.start_timeout_seconds)
@@ -201,11 +249,10 @@ def _pull(engine: Engine) -> bool:
 
     try:
         choice.launcher(engine.launcher).prepare(launch_spec(engine), progress)
-        adapter_files.fetch(engine, progress)
     except _Overtaken:
         return False
     except StartFailed as error:
-        ending.fail(engine, _diagnosis(error))
+        restarting.fail(engine, timezone.now(), _diagnosis(error))
         return False
     except OperatorError as error:
         _note(engine, error)
@@ -221,13 +268,16 @@ def _fetch(engine: Engine) -> bool:
         logger.warning("the model of engine %s is not fetched: %s", engine.name, error)
         seen = True  # the start has the same trouble, and a deadline for it
     if isinstance(seen, Diagnosis):
-        ending.fail(engine, seen)
+        restarting.fail(engine, timezone.now(), seen)
         return False
     if not seen:
         return False
     now = timezone.now()
-    columns = {"deadline_at": _in(now, get_config().start_timeout_seconds), "download": fetching.end_of(engine, now)}
-    return lifecycle.move(engine, State.FETCHING, State.STARTING, now, **columns)
+    download = fetching.end_of(engine, now)
+    if not lifecycle.holds_a_place(engine):
+        return lifecycle.get_in_line(engine, now, download=download)
+    deadline = _in(now, get_config().start_timeout_seconds)
+    return lifecycle.move(engine, State.FETCHING, State.STARTING, now, deadline_at=deadline, download=download)
 
 
 def _start(engine: Engine) -> bool:
@@ -237,6 +287,7 @@ def _start(engine: Engine) -> bool:
         current = _coming_up(engine.pk) if mine else None
         if current is None or current.state != State.STARTING:
             return False
+        engine = current
         try:
             launcher = choice.launcher(engine.launcher)
             compile_cache.make(engine)
@@ -250,7 +301,7 @@ def _start(engine: Engine) -> bool:
         except OperatorError as error:
             _note(engine, error)
             return False
-    ending.fail(engine, failure)
+    restarting.fail(engine, timezone.now(), failure)
     return False
 
 

@@ -49,8 +49,8 @@ def request_start(owner: User, now: datetime, *, hf_token: str = "", **columns: 
 def move(
     engine: Engine, old: State | Iterable[State], new: State, now: datetime, message: str = "", **columns: Any
 ) -> bool:
-    """Takes the engine from (one of) `old` to `new` and sets `columns` with it. False: it was in another state,
-    or somebody was faster; then nothing changed. On True the object given has the new values.
+    """Takes the engine from (one of) `old` to `new` and sets `columns` with it. False: it was in another state or
+    generation, or somebody was faster; then nothing changed. On True the object given has the new values.
 
     An engine that somebody wants stopped only ever moves towards its end; one that is to sleep, to its sleep.
     """
@@ -62,7 +62,7 @@ def move(
         columns |= {"ended_at": now, "deadline_at": None, "hf_token_encrypted": ""}
     values = {"state": new, "state_since": now, "detail": "", **columns}
     with transaction.atomic():
-        row = Engine.objects.select_for_update().filter(pk=engine.pk, state__in=olds)
+        row = Engine.objects.select_for_update().as_seen(engine).filter(state__in=olds)
         row = row.filter(desired__in=_wanted(new, columns))
         before = row.values_list("state", flat=True).first()
         if before is None:
@@ -81,20 +81,36 @@ def move(
 
 
 def place(engine: Engine, gpus: list[Gpu], now: datetime, slots: Collection[int] = ()) -> bool:
-    """QUEUED -> PLACED with these GPUs or slots of the CPU leased; its own lease begins. False when the engine moved on
-    or one of them was just taken."""
+    """QUEUED -> PLACED with these GPUs or slots of the CPU leased; its own lease begins, unless it has one that runs.
+    False when the engine moved on or one of them was just taken."""
     try:
         with transaction.atomic():
             for gpu in sorted(gpus, key=lambda one: one.pk):
                 _lease(gpu, engine, now)
             CpuLease.objects.bulk_create(CpuLease(slot=slot, engine=engine, since=now) for slot in slots)
-            ends_at = None if engine.lease_hours is None else now + timedelta(hours=engine.lease_hours)
+            ends_at = engine.lease_ends_at
+            if ends_at is None and engine.lease_hours is not None:
+                ends_at = now + timedelta(hours=engine.lease_hours)
             message = ", ".join([*(str(gpu) for gpu in gpus), *(f"slot {slot}" for slot in slots)])
             if not move(engine, State.QUEUED, State.PLACED, now, message, lease_ends_at=ends_at):
                 raise _Overtaken
     except (IntegrityError, _Overtaken):
         return False
     return True
+
+
+def holds_a_place(engine: Engine) -> bool:
+    return (
+        GpuLease.objects.filter(engine_id=engine.pk).exists() or CpuLease.objects.filter(engine_id=engine.pk).exists()
+    )
+
+
+def get_in_line(engine: Engine, now: datetime, **columns: Any) -> bool:
+    """FETCHING -> QUEUED, of one that holds no place: all that it needs is there, and it takes its turn by when it was
+    asked for. False: it moved on, or somebody wants it stopped."""
+    if holds_a_place(engine):
+        raise ValueError("what it holds would stay leased while it waits")
+    return move(engine, State.FETCHING, State.QUEUED, now, "what it needs is there", deadline_at=None, **columns)
 
 
 def _lease(gpu: Gpu, engine: Engine, now: datetime) -> None:
@@ -115,9 +131,9 @@ class _Overtaken(Exception):
 
 def _wanted(new: State, columns: dict[str, Any]) -> Collection[str]:
     """What must be desired of an engine that goes to this state."""
-    if new in (State.ASLEEP, State.QUEUED):
+    if new is State.ASLEEP or (new is State.QUEUED and "desired" in columns):
         return [Desired.SLEEP]
-    if new in FINAL or (new is State.STOPPING and columns.get("desired") != Desired.SLEEP):
+    if new in FINAL or (new is State.STOPPING and columns.get("desired", Desired.STOP) == Desired.STOP):
         return list(Desired)
     return [Desired.RUN]
 
@@ -135,11 +151,41 @@ def rouse(engine: Engine, now: datetime, by: str, **columns: Any) -> bool:
     The caller sends the hint after the commit; if that gets lost the reconciler wakes it.
     """
     deadline = now + timedelta(seconds=get_config().load_stall_seconds)
+    columns |= {"deadline_at": deadline, "missed_checks": 0}
     with transaction.atomic():
-        list(Gpu.objects.select_for_update(of=("self",)).filter(leases__engine=engine).order_by("pk"))
+        _lock_gpus(engine)
         if waits_for(engine):
             return False
-        return move(engine, State.SLEEPING, State.WAKING, now, f"woken by {by}", deadline_at=deadline, **columns)
+        return move(engine, State.SLEEPING, State.WAKING, now, f"woken by {by}", **columns)
+
+
+def request_afresh(engine: Engine, now: datetime, why: str, **columns: Any) -> bool:
+    """WAKING, or where it died -> STOPPING, on its way to PLACED: it keeps its GPUs and does not wait in line again.
+    False: it moved on, or somebody wants it stopped.
+
+    The caller sends the stop hint after the commit; if that gets lost the reconciler goes on.
+    """
+    columns |= {"desired": Desired.RUN, "deadline_at": None, "slept_at": None}
+    columns["detail"] = f"to start afresh: {why}"[:300]
+    return move(engine, State(engine.state), State.STOPPING, now, f"is started afresh: {why}", **columns)
+
+
+def start_afresh(engine: Engine, now: datetime) -> bool:
+    """STOPPING -> PLACED: the next generation in the place of the one before, of which the launcher says that nothing
+    runs any more. False: it is to end by now, or one of `waits_for` comes up.
+
+    The caller sends the launch hint after the commit, as at a start.
+    """
+    with transaction.atomic():
+        _lock_gpus(engine)
+        if waits_for(engine):
+            return False
+        return move(engine, State.STOPPING, State.PLACED, now, "in the same place", **_next_generation(engine, now))
+
+
+def _lock_gpus(engine: Engine) -> None:
+    """Its own, against whoever is placed on them meanwhile. Only within a transaction."""
+    list(Gpu.objects.select_for_update(of=("self",)).filter(leases__engine=engine).order_by("pk"))
 
 
 def waits_for(engine: Engine) -> list[str]:
@@ -148,12 +194,11 @@ def waits_for(engine: Engine) -> list[str]:
     return list(beside.order_by("name").values_list("name", flat=True).distinct())
 
 
-def request_sleep(engine: Engine, now: datetime, by: str, **columns: Any) -> bool:
+def request_sleep(engine: Engine, now: datetime, by: str, message: str = "", **columns: Any) -> bool:
     """READY or SLEEPING -> STOPPING, on its way to ASLEEP. False: it is neither any more, or somebody wants it
     stopped."""
-    message = f"put to sleep by {by}"
     idle = (State.READY, State.SLEEPING)
-    return move(engine, idle, State.STOPPING, now, message, desired=Desired.SLEEP, **columns)
+    return move(engine, idle, State.STOPPING, now, message or f"put to sleep by {by}", desired=Desired.SLEEP, **columns)
 
 
 def asleep(engine: Engine, now: datetime) -> bool:
@@ -175,38 +220,60 @@ def wake(engine: Engine, now: datetime, by: str) -> bool:
         now,
         f"woken by {by}",
         desired=Desired.RUN,
-        generation=engine.generation + 1,
-        asked_at=now,
-        ready_at=None,
-        log_size=0,
-        missed_checks=0,
-        sleep_level=0,
-        phases=[],
-        download=None,
-        probe_prompt_tokens=0,
-        probe_generated_tokens=0,
-        **_UNTOLD,
+        restarts=0,
+        **_next_generation(engine, now),
     )
 
 
+def _next_generation(engine: Engine, now: datetime) -> dict[str, Any]:
+    """What is told of the last one is forgotten."""
+    return {
+        "generation": engine.generation + 1,
+        "asked_at": now,
+        "host": "",
+        "port": None,
+        "deadline_at": None,
+        "ready_at": None,
+        "slept_at": None,
+        "log_size": 0,
+        "missed_checks": 0,
+        "sleep_level": 0,
+        "phases": [],
+        "download": None,
+        "probe_prompt_tokens": 0,
+        "probe_generated_tokens": 0,
+        **_UNTOLD,
+    }
+
+
 def request_terminate(engine: Engine, now: datetime, by: str, **columns: Any) -> bool:
-    """Out of routing at once, and to be ended. Legal in every state; False when it has ended or is ending already.
+    """Out of routing at once, and to be ended, whatever becomes of it now. Legal in every state; False when it has
+    ended or is ending already.
     `columns`: what else its owner is to know of it; why it slept counts no longer.
 
     The caller sends the stop hint after the commit; if that gets lost the reconciler stops the engine.
     """
-    Engine.objects.filter(pk=engine.pk, state__in=ACTIVE).update(desired=Desired.STOP)
-    if engine.state == State.ASLEEP:
-        columns = {**_UNTOLD, **columns}
-    return move(
-        engine,
-        ACTIVE - {State.STOPPING},
-        State.STOPPING,
-        now,
-        f"stop asked for by {by}",
-        desired=Desired.STOP,
-        **columns,
+    message = f"stop asked for by {by}"
+    with transaction.atomic():
+        ending = {"state": State.STOPPING, "desired": Desired.STOP}
+        if not Engine.objects.filter(pk=engine.pk, state__in=ACTIVE).exclude(**ending).update(desired=Desired.STOP):
+            return False
+        engine.refresh_from_db(fields=["generation", "state", "desired"])  # whichever it is by now
+        if engine.state in (State.ASLEEP, State.STOPPING):
+            columns = {**_UNTOLD, **columns}
+        if engine.state == State.STOPPING:
+            _end_after_all(engine, now, message, columns)
+            return True
+        return move(engine, State(engine.state), State.STOPPING, now, message, desired=Desired.STOP, **columns)
+
+
+def _end_after_all(engine: Engine, now: datetime, message: str, columns: dict[str, Any]) -> None:
+    """STOPPING already, but to sleep or to start afresh."""
+    Engine.objects.filter(pk=engine.pk).update(detail="", **columns)
+    EngineEvent.objects.create(
+        engine_id=engine.pk, at=now, old_state=State.STOPPING, new_state=State.STOPPING, message=message[:500]
     )
+    transaction.on_commit(lambda: announce("engines"))
 
 
 def stopped(engine: Engine, now: datetime, message: str = "") -> bool:
@@ -247,7 +314,7 @@ def progress(engine: Engine, now: datetime, detail: str, log_size: int | None = 
         }
     if all(getattr(engine, name) == value for name, value in values.items()):
         return
-    Engine.objects.filter(pk=engine.pk, state=engine.state, state__in=GROWING).update(**values)
+    Engine.objects.as_seen(engine).filter(state=engine.state, state__in=GROWING).update(**values)
     for name, value in values.items():
         setattr(engine, name, value)
 
@@ -257,6 +324,6 @@ def downloading(engine: Engine, now: datetime, download: dict[str, Any], detail:
     values: dict[str, Any] = {"download": download, "detail": detail[:300]}
     if grew:
         values["deadline_at"] = now + timedelta(seconds=get_config().download_stall_seconds)
-    Engine.objects.filter(pk=engine.pk, state=State.FETCHING).update(**values)
+    Engine.objects.as_seen(engine).filter(state=State.FETCHING).update(**values)
     for name, value in values.items():
         setattr(engine, name, value)

@@ -87,6 +87,11 @@ class Engine(StartOptions):
     slept_at = models.DateTimeField(
         null=True, blank=True, editable=False, help_text="Since when vLLM says that it sleeps; null: it does not."
     )
+    restarts = models.PositiveSmallIntegerField(
+        default=0,
+        editable=False,
+        help_text="How often it was started afresh in its last row of deaths; ten minutes of being ready end a row.",
+    )
     missed_checks = models.PositiveSmallIntegerField(default=0, editable=False)
     cause_code = models.CharField(max_length=40, blank=True)
     cause = models.TextField(blank=True)
@@ -142,6 +147,16 @@ class Engine(StartOptions):
     def gpus(self) -> float:
         """How many it takes, parts of them included."""
         return self.tensor_parallel_size * self.gpu_slices / SLICES
+
+    @property
+    def is_ending(self) -> bool:
+        """Not where it is only ended to be started afresh."""
+        return self.state == State.STOPPING and self.desired != Desired.RUN
+
+    @property
+    def comes_back(self) -> bool:
+        """It starts, or wakes, or is about to start afresh, whether anybody asks for it or not."""
+        return self.desired == Desired.RUN and self.state in GROWING | {State.STOPPING}
 
     @property
     def adapters_by_name(self) -> list[tuple[Adapter, str]]:

@@ -12,7 +12,7 @@ from engines.serializers import (
     OptionalTextField,
     RevisionField,
     adapters_field,
-    adapters_of,
+    order_of,
 )
 from engines.vllm_command import MAX_MODEL_LEN, MAX_SEED
 from vllm_portal.errors import FieldError
@@ -78,26 +78,7 @@ class EngineOrderSerializer(OnBehalfSerializer):
     )
 
     def order(self) -> Order:
-        given = self.validated_data
-        return Order(
-            model=given["model"],
-            hf_token=given["hugging_face_hub_token"] or "",
-            revision=given["revision"] or "",
-            max_model_len=given["max_model_len"],
-            tensor_parallel_size=given["tensor_parallel_size"] or 1,
-            seed=given["seed"],
-            tokenizer=given["tokenizer"] or "",
-            quantization=given["quantization"] or "",
-            gpu_memory_utilization=given["gpu_memory_utilization"],
-            adapters=adapters_of(given["adapters"]),
-            shared=given["shared"],
-            shared_users=tuple(given["shared_users"]),
-            shared_groups=tuple(given["shared_groups"]),
-            lease_hours=given["lease_hours"],
-            idle_minutes=given["idle_minutes"],
-            sleep_minutes=given["sleep_minutes"],
-            wakes=given["wakes"],
-        )
+        return order_of(self.validated_data)
 
     def as_written(self, error: FieldError) -> FieldError:
         """The documented start calls its fields by other names."""

@@ -14,9 +14,14 @@ class EngineQuerySet(models.QuerySet[Any]):
     def active(self) -> "EngineQuerySet":
         return self.filter(state__in=ACTIVE)
 
+    def as_seen(self, engine: Any) -> "EngineQuerySet":
+        """Its row, unless it is in another generation by now: what was seen of one says nothing of the next."""
+        return self.filter(pk=engine.pk, generation=engine.generation)
+
     def wakeable(self) -> "EngineQuerySet":
-        """Those that sleep, are about to, or have been woken and are not ready yet: a request to them waits."""
-        falling = models.Q(state=State.STOPPING, desired=Desired.SLEEP)
+        """Those that sleep, are about to, or have been woken and are not ready yet, at the first attempt or afresh: a
+        request to them waits."""
+        falling = models.Q(state=State.STOPPING, desired__in=(Desired.SLEEP, Desired.RUN))
         waking = models.Q(state__in=COMING_UP, desired=Desired.RUN, generation__gt=1)
         return self.filter(models.Q(state__in={State.ASLEEP, *RESTING}) | falling | waking)
 
@@ -32,13 +37,16 @@ class EngineQuerySet(models.QuerySet[Any]):
         return self.filter(state=State.SLEEPING)
 
     def in_line(self, on_cpu: bool) -> "EngineQuerySet":
-        """Those that wait for GPUs, or for slots of the CPU, the next one first, with the `priority` of their owners:
-        the highest of their groups', 0 without any. Who waits longest comes first among equals."""
-        waiting = self.filter(state=State.QUEUED, desired=Desired.RUN)
+        """Those that wait for GPUs, or for slots of the CPU, or fetch what they need before, the next one first, with
+        the `priority` of their owners: the highest of their groups', 0 without any. Among equals who was asked for
+        first comes first."""
+        waiting = self.filter(state__in=(State.QUEUED, State.FETCHING), desired=Desired.RUN)
+        waiting = waiting.exclude(state=State.FETCHING, gpu_leases__isnull=False)
+        waiting = waiting.exclude(state=State.FETCHING, cpu_leases__isnull=False)
         waiting = waiting.filter(device="cpu") if on_cpu else waiting.exclude(device="cpu")
-        return waiting.annotate(priority=Coalesce(Max("owner__groups__priority__value"), 0)).order_by(
-            "-priority", "state_since", "created_at", "pk"
-        )
+        return waiting.annotate(
+            priority=Coalesce(Max("owner__groups__priority__value"), 0), since=Coalesce("asked_at", "created_at")
+        ).order_by("-priority", "since", "pk")
 
     def owned_by(self, user: "settings.AUTH_USER_MODEL") -> "EngineQuerySet":
         """Those whose life this user decides: an admin's are all."""

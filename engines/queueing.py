@@ -1,16 +1,25 @@
-"""Where an engine stands that waits for GPUs, and when its turn may come. `forecast` is pure."""
+"""Where an engine stands that waits for GPUs, and when its turn may come. `forecast` is pure.
+
+Who still downloads is overtaken, unless that ends soon: decision 0030.
+"""
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from heapq import nsmallest
 from typing import NamedTuple
 from uuid import UUID
 
 from engines import room
+from engines.downloads import told as downloads
 from engines.models import Engine
-from engines.placement import slices_for, slices_to_be_free
+from engines.placement import slices_to_be_free
 from engines.room import Room
 from engines.states import State
+
+SOON_S = 180
+"""Others wait for a download that still takes so long at most."""
+UNTOLD = timedelta(seconds=20)
+"""And so long for one that cannot say yet."""
 
 
 class Place(NamedTuple):
@@ -21,11 +30,12 @@ class Place(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """For so many units, GPUs or slots, and so many slices of each."""
+    """For so many units, GPUs or slots, and so many slices of each. `downloads`: it could not take them yet."""
 
     engine_id: UUID
     units: int
     slices: int
+    downloads: bool = False
 
 
 def of(engines: Iterable[Engine], now: datetime) -> dict[UUID, Place]:
@@ -41,10 +51,33 @@ def of(engines: Iterable[Engine], now: datetime) -> dict[UUID, Place]:
     return found
 
 
-def line(on_cpu: bool) -> list[Waiting]:
-    """All that wait, the next one first."""
-    rows = Engine.objects.in_line(on_cpu).values_list("pk", "tensor_parallel_size", "gpu_memory_utilization")
-    return [Waiting(pk, size, 1 if on_cpu else slices_for(share)) for pk, size, share in rows]
+def line(on_cpu: bool, now: datetime) -> list[Waiting]:
+    """All that wait, the next one first, with those whose download ends soon."""
+    rows = Engine.objects.in_line(on_cpu).only(
+        "state", "state_since", "download", "tensor_parallel_size", "gpu_memory_utilization"
+    )
+    return [
+        Waiting(row.pk, row.tensor_parallel_size, 1 if on_cpu else row.gpu_slices, row.state == State.FETCHING)
+        for row in rows
+        if row.state == State.QUEUED or _is_soon_there(row, now)
+    ]
+
+
+def first(waiting: Iterable[Waiting], usable: int) -> list[UUID]:
+    """Whose turn it is: the first that so many units would do for, and those before it, for which they would not."""
+    found = []
+    for one in waiting:
+        found.append(one.engine_id)
+        if one.units <= usable:
+            break
+    return found
+
+
+def _is_soon_there(engine: Engine, now: datetime) -> bool:
+    seen = downloads.of(engine.download)
+    if seen is None or seen.eta_s is None:
+        return now - engine.state_since < UNTOLD
+    return seen.eta_s <= SOON_S
 
 
 def forecast(waiting: Iterable[Waiting], free_from: Sequence[Sequence[datetime | None]]) -> dict[UUID, Place]:
@@ -80,7 +113,7 @@ def _earliest(one: Waiting, times: list[list[datetime]], sizes: Sequence[int]) -
 
 
 def _places(here: Room, on_cpu: bool, now: datetime) -> dict[UUID, Place]:
-    waiting, usable = line(on_cpu), len(here.units)
+    waiting, usable = line(on_cpu, now), len(here.units)
     fitting = [one for one in waiting if one.units <= usable]
     kept_out = [one for one in waiting if usable < one.units <= here.present]  # by other programs; holds up nobody
     up_at = {} if on_cpu else room.up_at(here, now)

@@ -19,21 +19,21 @@ class Idle(NamedTuple):
 
 
 def chosen(idle: Iterable[Engine], now: datetime) -> list[Engine]:
-    """Of the engines that are ready or sleep those to be stopped for the ones that are next. A few queries, none where
-    the settings reclaim nothing."""
+    """Of the engines that are ready or sleep those to be stopped for the one that is next, once it could start. A few
+    queries, none where the settings reclaim nothing."""
     minutes = get_config().reclaim_idle_minutes
     if minutes is None:
         return []
     may_go = {engine.pk: engine for engine in idle if _may_go(engine, now, minutes)}
-    return [may_go[pk] for on_cpu in (False, True) for pk in _chosen(may_go, on_cpu)] if may_go else []
+    return [may_go[pk] for on_cpu in (False, True) for pk in _chosen(may_go, on_cpu, now)] if may_go else []
 
 
-def _chosen(may_go: Mapping[UUID, Engine], on_cpu: bool) -> list[UUID]:
+def _chosen(may_go: Mapping[UUID, Engine], on_cpu: bool, now: datetime) -> list[UUID]:
     here = room.of(on_cpu)
     if here is None:
         return []
-    first = next((one for one in queueing.line(on_cpu) if one.units <= len(here.units)), None)
-    if first is None:
+    first = next((one for one in queueing.line(on_cpu, now) if one.units <= len(here.units)), None)
+    if first is None or first.downloads:
         return []
     holders = {held.engine_id for unit in here.units for held in unit.leases}
     ending = Engine.objects.filter(pk__in=holders).exclude(desired=Desired.RUN).values_list("pk", flat=True)

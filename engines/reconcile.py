@@ -1,5 +1,5 @@
 """Compares rows with what really runs and finishes what is unfinished. The whole truth is in the rows, so it may run as
-often as it likes, twice at once, after a crash, and with every hint lost.
+often as it likes, twice at once (decision 0032), after a crash, and with every hint lost.
 
 QUEUED … STARTING   launch again, the oldest first; a download is looked at
 LOADING … UNHEALTHY look, and judge
@@ -37,33 +37,39 @@ STEP_SECONDS = 0.2
 GPU_SECONDS = 10.0
 LOOK_SECONDS = 0.1
 
+_began = float("-inf")
 _gpus_lock = threading.Lock()
 _gpus_looked_at = float("-inf")
 
 
-def reconcile(now: datetime) -> None:
-    """One round. Returns within about CHECK_SECONDS; pulls, starts and stops go on in threads of their own, and the
-    next round leaves alone what is still being done."""
+def reconcile(now: datetime) -> float:
+    """One round. Returns within about CHECK_SECONDS, and says when it began (`time.monotonic`); pulls, starts and stops
+    go on in threads of their own, and the next round leaves alone what is still being done."""
+    global _began
+    began = _began = time.monotonic()
     refresh_gpus(now)
     rows = list(Engine.objects.active().order_by("created_at"))
     for engine in rows:
-        if engine.owner_id is None and engine.state != State.STOPPING:
+        if engine.owner_id is None and not engine.is_ending:
             lifecycle.request_terminate(engine, now, "the portal: its owner is gone")
     terms.end_leases(rows, now)
     terms.end_sleep(rows, now)
     for engine in rows:
-        if engine.state == State.STOPPING:
+        if engine.state == State.STOPPING and not ending.pauses(engine, now):
             _run_apart("stop", ending.stop, engine.pk)
-    for engine in rows:
-        if engine.state in COMING_UP - {State.LOADING}:
-            # Waited for a moment, so that the oldest gets its GPUs first.
-            _run_apart("launch", launching.launch, engine.pk).join(STEP_SECONDS)
+    _launch([engine for engine in rows if engine.state in COMING_UP - {State.LOADING}])
     for engine in rows:
         if engine.state in RESTING and (engine.slept_at is None or engine.state == State.WAKING):
             see_to_sleep(engine.pk)
     _look_at([engine for engine in rows if engine.state in checking.RUNS and engine.desired == Desired.RUN], now)
     fetching.sweep()
     strays.sweep()
+    return began
+
+
+def last_began() -> float:
+    """The last round of this process, by `time.monotonic`; long ago: there was none."""
+    return _began
 
 
 def refresh_gpus(now: datetime) -> None:
@@ -95,6 +101,19 @@ def stop_all(timeout_s: float) -> bool:
         time.sleep(LOOK_SECONDS)
     fetching.sweep()
     return True
+
+
+def _launch(engines: list[Engine]) -> None:
+    """Each is waited for a moment, so that the oldest gets its GPUs first. Those in line behind others cost nothing:
+    one is seen to when those before it have got their place, in the same round."""
+    behind = {engine.pk: engine.on_cpu for engine in engines if launching.waits_its_turn(engine)}
+    for engine in engines:
+        if engine.pk not in behind:
+            _run_apart("launch", launching.launch, engine.pk).join(STEP_SECONDS)
+    for on_cpu in set(behind.values()):
+        while turn := [pk for pk in launching.next_in_line(on_cpu) if behind.pop(pk, None) is not None]:
+            for engine_id in turn:
+                _run_apart("launch", launching.launch, engine_id).join(STEP_SECONDS)
 
 
 def _look_at(engines: list[Engine], now: datetime) -> None:

@@ -1,5 +1,7 @@
 """What the endpoints about engines take and give."""
 
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from rest_framework import serializers
@@ -61,6 +63,15 @@ def adapters_of(given: list[dict[str, Any]]) -> tuple[Adapter, ...]:
     return tuple(Adapter(one["name"], one["model"], one["revision"] or "") for one in given)
 
 
+def order_of(given: Mapping[str, Any]) -> Order:
+    """Of validated fields under vLLM's own names. What is None or not there is as `Order` has it."""
+    said = {field.name: given[field.name] for field in fields(Order) if given.get(field.name) is not None}
+    said |= {name: tuple(said[name]) for name in ("shared_users", "shared_groups") if name in said}
+    return Order(
+        **said | {"hf_token": given["hugging_face_hub_token"] or "", "adapters": adapters_of(given["adapters"])}
+    )
+
+
 class OnBehalfSerializer(serializers.Serializer):
     """For everyone but admins `username` is one more field that is ignored, whatever it holds."""
 
@@ -116,19 +127,8 @@ class StartSerializer(OnBehalfSerializer):
 
     def order(self) -> Order:
         given = self.validated_data
-        return Order(
-            model=given["Model"] or given["MODEL"],
-            hf_token=given["HUGGING_FACE_HUB_TOKEN"] or "",
-            revision=given["REVISION"] or "",
-            max_model_len=given["MAX_MODEL_LEN"],
-            tensor_parallel_size=given["TENSOR_PARALLEL_SIZE"] or 1,
-            seed=given["SEED"],
-            tokenizer=given["TOKENIZER"] or "",
-            quantization=given["QUANTIZATION"] or "",
-            gpu_memory_utilization=given["GPU_MEMORY_UTILIZATION"],
-            adapters=adapters_of(given["ADAPTERS"]),
-            shared=given["shared"],
-        )
+        model = given["Model"] or given["MODEL"]
+        return order_of({name.lower(): value for name, value in given.items()} | {"model": model})
 
     def as_written(self, error: FieldError) -> FieldError:
         """The error under the name that the client used for the field."""

@@ -2,6 +2,7 @@
 
     SLEEPING    5 s ── nothing runs on it ── POST /sleep ── /is_sleeping says so: `slept_at`
     WAKING      /is_sleeping? ── /wake_up ── one real token ── READY
+                    └ refused three times, dead, too late ── STOPPING ── PLACED: it starts afresh
 
 The row says what is wanted and the engine what is; each step asks the engine first, so whoever finds it half done goes
 on.
@@ -15,7 +16,7 @@ from functools import partial
 from django.db import transaction
 from django.utils import timezone
 
-from engines import ending, health, hints, lifecycle, vllm_sleep
+from engines import ending, health, hints, lifecycle, terms, vllm_sleep
 from engines.diagnosis import Diagnosis, one_line
 from engines.models import Engine
 from engines.probing import address_of, cost, count
@@ -63,12 +64,29 @@ def watch(engine: Engine, now: datetime) -> None:
     late = engine.deadline_at is not None and now > engine.deadline_at
     if engine.state == State.WAKING:
         if late:
-            ending.fail(engine, _does_not_wake(engine))
+            seconds = get_config().load_stall_seconds
+            last = f" Last: {engine.detail}." if engine.detail else ""
+            ending.start_afresh(engine, now, f"it did not wake from vLLM's sleep within {seconds} s.{last}")
     elif engine.slept_at is None:
         if late:
             rouse(engine, now, "the portal: it does not fall asleep")
     else:
         _look_after(engine, now)
+
+
+def has_died(engine: Engine, now: datetime, diagnosis: Diagnosis) -> bool:
+    """Nothing of it runs any more. Who wakes it gets it afresh. False: it may not be woken, and has failed."""
+    if engine.state == State.WAKING:
+        return ending.start_afresh(engine, now, diagnosis.cause)
+    if not terms.sleeps(engine):
+        return False
+    told = {"cause_code": diagnosis.code[:40], "cause": diagnosis.cause, "advice": "The next request starts it afresh."}
+    with transaction.atomic():
+        died = f"died while it slept: {diagnosis.cause}"
+        if not lifecycle.request_sleep(engine, now, "the portal", died, **told):
+            return False
+        transaction.on_commit(partial(hints.stop, engine.pk))
+    return True
 
 
 def call_back(engine: Engine, now: datetime) -> None:
@@ -86,7 +104,7 @@ def _look_after(engine: Engine, now: datetime) -> None:
         # Whether it is still good for anything shows when it is woken.
         rouse(engine, now, f"the portal: it missed {missed} health checks in a row")
     elif missed != engine.missed_checks:
-        Engine.objects.filter(pk=engine.pk, state=State.SLEEPING).update(missed_checks=missed)
+        Engine.objects.as_seen(engine).filter(state=State.SLEEPING).update(missed_checks=missed)
 
 
 def _step(engine_id: uuid.UUID) -> bool:
@@ -111,7 +129,7 @@ def _fall_asleep(engine: Engine) -> bool:
         asleep = vllm_sleep.is_asleep(address)
     now = timezone.now()
     if asleep:
-        row = Engine.objects.filter(pk=engine.pk, state=State.SLEEPING)
+        row = Engine.objects.as_seen(engine).filter(state=State.SLEEPING)
         row.update(slept_at=now, deadline_at=None, missed_checks=0)
         logger.info("engine %s sleeps, level %d", engine.name, engine.sleep_level)
         return True
@@ -129,8 +147,7 @@ def _wake_up(engine: Engine) -> bool:
         undone = vllm_sleep.wake_up(address, engine.sleep_level or min(vllm_sleep.OF_LEVELS))
         asleep = None if undone else vllm_sleep.is_asleep(address)
         if undone:
-            logger.warning("engine %s does not wake yet: %s", engine.name, undone)
-            lifecycle.progress(engine, timezone.now(), f"tries again: {undone}")
+            _missed(engine, undone)
     if asleep is not False:
         return False
     proof = health.prove(address)
@@ -144,12 +161,12 @@ def _wake_up(engine: Engine) -> bool:
     return False
 
 
-def _does_not_wake(engine: Engine) -> Diagnosis:
-    seconds = get_config().load_stall_seconds
-    last = f" Last: {engine.detail}." if engine.detail else ""
-    return Diagnosis(
-        "does_not_wake",
-        f"It did not wake from vLLM's sleep within {seconds} s.{last}",
-        "Start it again. If that happens more often, its operator turns vLLM's sleep off (sleep_level).",
-        {},
-    )
+def _missed(engine: Engine, undone: str) -> None:
+    """Tried once more, and after so many times no more: who waits for it is served sooner by a fresh start."""
+    missed, now = engine.missed_checks + 1, timezone.now()
+    if missed >= health.MISSES:
+        ending.start_afresh(engine, now, f"it did not wake from vLLM's sleep {missed} times: {undone}")
+        return
+    logger.warning("engine %s does not wake yet: %s", engine.name, undone)
+    Engine.objects.as_seen(engine).filter(state=State.WAKING).update(missed_checks=missed)
+    lifecycle.progress(engine, now, f"tries again: {undone}")

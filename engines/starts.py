@@ -16,7 +16,7 @@ from django.db.models import Q
 from engines import timeline as logs
 from engines.diagnosis import one_line
 from engines.downloads import told as downloads
-from engines.models import Engine
+from engines.models import Engine, EngineEvent
 from engines.states import COMING_UP, State
 
 _OF_STATES = {
@@ -58,7 +58,7 @@ def timeline(engine: Engine) -> list[Step]:
     steps: list[Step] = []
     end: datetime | None = None
     events = sorted(engine.events.all(), key=lambda event: (event.at, event.pk))
-    begun = max((n for n, event in enumerate(events) if event.new_state == State.QUEUED), default=0)
+    begun = max((n for n, event in enumerate(events) if _begins(event)), default=0)
     for event in events[begun:]:
         phase = _OF_STATES.get(State(event.new_state))
         if phase is None:
@@ -77,6 +77,12 @@ def timeline(engine: Engine) -> list[Step]:
     return steps
 
 
+def _begins(event: EngineEvent) -> bool:
+    """A generation: asked for, woken, or in the place of the one before."""
+    way = (event.old_state, event.new_state)
+    return (way[1] == State.QUEUED and way[0] != State.FETCHING) or way == (State.STOPPING, State.PLACED)
+
+
 def _detail(engine: Engine, phase: str, message: str) -> str:
     if phase == "download" and (seen := downloads.of(engine.download)):
         return seen.told
@@ -85,7 +91,9 @@ def _detail(engine: Engine, phase: str, message: str) -> str:
 
 def load_s(engine: Engine) -> float | None:
     """Seconds from its place until it was ready, the last time; None: it was not."""
-    steps = [step for step in timeline(engine) if step.phase != "queue"]
+    steps = timeline(engine)
+    waited = max((number for number, step in enumerate(steps) if step.phase == "queue"), default=-1)
+    steps = steps[waited + 1 :]
     if not steps or steps[-1].phase != "ready":
         return None
     return (steps[-1].started_at - steps[0].started_at).total_seconds()
@@ -137,8 +145,8 @@ def _after_download(engine: Engine, earlier: list[list[Step]]) -> float | None:
 
 
 def _from(start: list[Step], phase: str) -> float | None:
-    """Seconds from the phase's beginning until ready; None: this start had no such phase."""
+    """Seconds from the phase's last beginning until ready; None: this start had no such phase."""
     if not start or start[-1].phase != "ready":
         return None
-    began = next((step.started_at for step in start if step.phase == phase), None)
+    began = next((step.started_at for step in reversed(start) if step.phase == phase), None)
     return None if began is None else (start[-1].started_at - began).total_seconds()

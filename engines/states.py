@@ -1,16 +1,17 @@
 """The states of an engine, as a table. Pure: no database, no clock.
 
-    QUEUED -> PLACED -> PULLING -> FETCHING -> STARTING -> LOADING -> READY <-> UNHEALTHY
+    QUEUED -> FETCHING -> QUEUED -> PLACED -> PULLING -> STARTING -> LOADING -> READY <-> UNHEALTHY
        ^                                        idle: READY -> SLEEPING -> WAKING -> READY
        |                                        idle: READY, SLEEPING -> STOPPING -> ASLEEP
        +--------------------- a request, or its owner --------------------+
+       does not wake, or dies: WAKING, READY, UNHEALTHY -> STOPPING -> PLACED, the next generation in the same place
        any state that is not final --> STOPPING -> STOPPED
        any state that is not final --> FAILED (with a cause)
 
 QUEUED     accepted; waits for a worker, and for free GPUs
+FETCHING   the model is being fetched, where the portal does that and it is not there; no GPU is held for it
 PLACED     its GPUs are leased
 PULLING    the image is being fetched, for a container
-FETCHING   the model is being fetched, where the portal does that and it is not there
 STARTING   the container or process is being made
 LOADING    it runs; vLLM loads the model and does not answer yet
 READY      it gave a real answer of one token; the only state that gets requests
@@ -61,17 +62,18 @@ GROWING = COMING_UP | {State.WAKING}
 SERVING = frozenset({State.READY})
 
 _FORWARD = {
-    State.QUEUED: {State.PLACED},
+    State.QUEUED: {State.FETCHING, State.PLACED},
+    # Of one that has its place: it is started afresh, and its files are gone from the cache.
     State.PLACED: {State.PULLING, State.FETCHING, State.STARTING},
     State.PULLING: {State.FETCHING, State.STARTING},
-    State.FETCHING: {State.STARTING},
+    State.FETCHING: {State.QUEUED, State.STARTING},
     State.STARTING: {State.LOADING},
     State.LOADING: {State.READY},
     State.READY: {State.UNHEALTHY, State.SLEEPING},
     State.UNHEALTHY: {State.READY},
     State.SLEEPING: {State.WAKING},
     State.WAKING: {State.READY},
-    State.STOPPING: {State.ASLEEP, State.STOPPED},
+    State.STOPPING: {State.ASLEEP, State.PLACED, State.STOPPED},
     State.ASLEEP: {State.QUEUED},
 }
 

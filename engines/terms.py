@@ -12,11 +12,12 @@ from functools import partial
 from typing import Any
 
 from django.db import transaction
+from django.db.models import Q
 
 from accounts.models import User
 from engines import hints, lifecycle
 from engines.models import Engine
-from engines.states import FINAL, State
+from engines.states import FINAL, Desired, State
 from vllm_portal.config import get_config
 from vllm_portal.errors import CallerError, FieldError
 
@@ -62,10 +63,11 @@ def extend(engine: Engine, asked: float | None, now: datetime, user: User) -> No
     hours = lease_hours(asked, user)
     if hours is None:
         raise FieldError("hours", "Say for how many hours.")
-    row = Engine.objects.active().filter(pk=engine.pk, lease_ends_at__isnull=False).exclude(state=State.STOPPING)
-    if not row.update(lease_ends_at=now + timedelta(hours=hours)):
+    ends_at = now + timedelta(hours=hours)
+    row = Engine.objects.active().filter(pk=engine.pk, lease_ends_at__isnull=False)
+    if not row.filter(~Q(state=State.STOPPING) | Q(desired=Desired.RUN)).update(lease_ends_at=ends_at):
         raise CallerError("It has no lease that could be extended: it waits, has no end, or has ended.")
-    engine.lease_ends_at = now + timedelta(hours=hours)
+    engine.lease_ends_at = ends_at
 
 
 def change(engine: Engine, now: datetime, user: User, given: dict[str, Any]) -> None:
@@ -118,7 +120,7 @@ def sleeps(engine: Engine) -> bool:
 
 def end_leases(engines: list[Engine], now: datetime) -> None:
     for engine in engines:
-        if engine.lease_ends_at is not None and engine.lease_ends_at <= now and engine.state != State.STOPPING:
+        if engine.lease_ends_at is not None and engine.lease_ends_at <= now and not engine.is_ending:
             cause = f"Its lease ended at {engine.lease_ends_at:%Y-%m-%d %H:%M} UTC."
             stop(engine, now, LEASE_ENDED, cause, "Start it again, for longer if the settings allow it.")
 

@@ -61,6 +61,7 @@ _ENGINE = {
     "sleep_at": None,
     "idle_stop_at": None,
     "queue": None,
+    "restarts": 0,
     "image_digest": "sha256:5b0bcabd1ed22e9fb1310cf6c2dec7cdef19f0ad69efa1f392e94a4333501270",
     "vllm_version": "0.32.0",
     "recipe": None,

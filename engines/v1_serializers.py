@@ -95,7 +95,8 @@ class EngineResourceSerializer(serializers.ModelSerializer):
             "tensor_parallel_size", "seed", "tokenizer", "quantization", "gpu_memory_utilization", "adapters",
             "launcher", "device", "image", "container_id", "created_at", "ready_at", "ended_at", "timeline", "eta_s",
             "download", "live", "lease_ends_at", "idle_minutes", "sleep_minutes", "sleep_level", "keep_until", "wakes",
-            "idle_since", "sleep_at", "idle_stop_at", "queue", "image_digest", "vllm_version", "recipe", "warnings",
+            "idle_since", "sleep_at", "idle_stop_at", "queue", "restarts", "image_digest", "vllm_version", "recipe",
+            "warnings",
         ]  # fmt: skip
 
     def get_max_model_len(self, engine: Engine) -> int | None:

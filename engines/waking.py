@@ -77,6 +77,8 @@ def see(engine_id: uuid.UUID, by: str) -> Sight:
         return Sight(False, _progress(engine, timezone.now()))
     if engine.state == State.STOPPING and engine.desired == Desired.SLEEP:
         return Sight(False, "goes to sleep first")
+    if engine.state == State.STOPPING and engine.desired == Desired.RUN:
+        return Sight(False, "is started afresh")
     return Sight(False, "", engine.cause or f"It is {engine.state}.")
 
 

@@ -72,6 +72,13 @@ def running_gateway(loop: asyncio.AbstractEventLoop) -> "Gateway | None":
     return found if found is not None and found.started.is_set() else None
 
 
+def let_go() -> None:
+    """Nobody waits for an engine to wake any more: the portal stops. From any thread, or a signal's handler."""
+    for loop, plane in list(_gateways.items()):
+        if plane.started.is_set():
+            loop.call_soon_threadsafe(plane.wakes.break_off)
+
+
 class Gateway:
     def __init__(self) -> None:
         config = get_config()

@@ -60,6 +60,8 @@ class Route:
     """No longer in the snapshot: what has not been forwarded goes to another engine, if there is one."""
     resting: bool = False
     """In vLLM's own sleep, or on its way there or back: it runs, and would leave unanswered what is forwarded to it."""
+    comes_back: bool = False
+    """Asleep no longer, or not asleep at all but started afresh: nobody has to wake it."""
 
     @property
     def title(self) -> str:

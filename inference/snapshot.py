@@ -57,4 +57,5 @@ def _route(engine: Engine, users: set[int], model: str, adapter: str = "", paren
         users=frozenset(users),
         generation=engine.generation,
         resting=engine.state in RESTING,
+        comes_back=engine.comes_back,
     )

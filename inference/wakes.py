@@ -23,6 +23,8 @@ from vllm_portal.config import Config
 logger = logging.getLogger(__name__)
 
 LOOK_S = 0.5
+COMES_UP_S = 10
+"""What who cannot wait here is told to wait."""
 SILENCE_S = 10.0
 """A client that waits is told again after so long, though nothing is new: proxies close connections that are silent."""
 
@@ -71,6 +73,10 @@ class Wakes:
         """Returns when the call's engine is ready. `tell` is called with what it does, whenever that is new and every
         SILENCE_S. To be cancelled when the client leaves. Raises ApiError: what would be refused wakes nobody."""
         caller, engine_id = call.caller, call.route.engine_id
+        if not caller.may_wake and call.route.comes_back:
+            raise TryLater(
+                "The engine comes up. Send this again.", status=503, code="engine_waking", retry_after_s=COMES_UP_S
+            )
         if not caller.may_wake:
             raise TryLater("The engine is asleep, and this API key may not wake it.", status=503, code="engine_asleep")
         self._admission.withdraw(
@@ -131,4 +137,6 @@ class Wakes:
 
 
 def _not_yet(why: str, sight: Sight) -> TryLater:
-    return TryLater(f"{why} ({sight.told}). Send this again.", status=503, code="engine_waking", retry_after_s=10)
+    return TryLater(
+        f"{why} ({sight.told}). Send this again.", status=503, code="engine_waking", retry_after_s=COMES_UP_S
+    )

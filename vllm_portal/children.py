@@ -104,6 +104,11 @@ class Child:
         """Seconds until a child that ended is to be started; None while it runs."""
         return None if self._process else max(self._due - time.monotonic(), 0)
 
+    def tell(self, what: signal.Signals) -> None:
+        """Sends it a signal that does not end it. Does nothing where none runs."""
+        if self._process is not None:
+            self._process.send_signal(what)
+
     def stop(self) -> None:
         """Asks the process to end, and ends it after `grace_s`. Does nothing where none runs."""
         if self._process is None:

@@ -62,6 +62,11 @@ class Fields(BaseSettings):
         None,
         description="Docker network shared with the portal; unset: a port on 127.0.0.1 that Docker picks.",
     )
+    docker_volumes: dict[str, str] = Field(
+        {},
+        description="Where the portal is a container itself: the Docker volumes that it has at folders of its own, by "
+        "folder, so that engines get the same.",
+    )
     docker_shm_size: str = Field("1g", description="Shared memory of an engine's container.")
     docker_memory: str | None = Field(None, description="Memory limit of an engine's container, such as 48g.")
     docker_pids_limit: int = Field(4096, ge=64, description="Process limit of an engine's container.")
@@ -138,6 +143,9 @@ class Fields(BaseSettings):
     )
     reclaim_idle_minutes: int | None = Field(
         None, ge=1, description="While somebody waits for GPUs, engines idle for so long are stopped; null: never."
+    )
+    engine_restarts: int = Field(
+        5, ge=0, le=20, description="How often in a row an engine that died after it was ready is started afresh."
     )
     asleep_days: int = Field(
         14,

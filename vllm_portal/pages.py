@@ -1,9 +1,15 @@
-"""The process of Django's pages and API: `python -m vllm_portal.pages`, on a unix socket for the web processes."""
+"""The process of Django's pages and API: `python -m vllm_portal.pages`, on a unix socket for the web processes.
+
+At SIGTERM, and at LET_GO before, requests that wait for an engine to wake are told to come again: a web process that
+stops waits for the pages that it has passed on.
+"""
 
 import contextlib
 import os
+import signal
 import socket
 import stat
+from types import FrameType
 
 import uvicorn
 
@@ -11,6 +17,7 @@ from vllm_portal.config import get_config
 from vllm_portal.preconditions import check_socket_path
 
 GRACEFUL_SECONDS = 10
+LET_GO = signal.SIGUSR1
 
 
 def listen() -> socket.socket:
@@ -28,9 +35,22 @@ def listen() -> socket.socket:
     return listener
 
 
+def _let_go(*_: object) -> None:
+    from inference import gateway
+
+    gateway.let_go()
+
+
+class _Server(uvicorn.Server):
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        _let_go()
+        super().handle_exit(sig, frame)
+
+
 def main() -> None:
     from vllm_portal import asgi
 
+    signal.signal(LET_GO, _let_go)
     config = uvicorn.Config(
         asgi.application,
         loop="uvloop",
@@ -45,7 +65,7 @@ def main() -> None:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=GRACEFUL_SECONDS,
     )
-    uvicorn.Server(config).run(sockets=[listen()])
+    _Server(config).run(sockets=[listen()])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """`manage.py run`: checks the machine, starts the portal's processes, keeps them alive, stops them.
 
 checks (exit 2 with one line) -> database, admin -> Redis -> pages, web, worker, beat -> five lines
-Ctrl-C: web -> pages -> beat -> worker -> (engines) -> Redis, each with a deadline; a second Ctrl-C kills what is left
+Ctrl-C: who waits for an engine is let go; web -> pages -> beat -> worker -> (engines) -> Redis, each with a deadline; a
+second Ctrl-C kills what is left
 """
 
 import contextlib
@@ -104,6 +105,7 @@ class Supervisor:
     def _stop(self) -> None:
         self._stopping = True
         self._listener.close()  # else new connections would wait for an answer that never comes
+        self._children["pages"].tell(pages.LET_GO)
         for name in [*filter(_is_web, self._children), "pages", "beat", "worker"]:
             self._children[name].stop()
         try:

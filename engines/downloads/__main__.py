@@ -21,9 +21,18 @@ from concurrent.futures import wait as wait_for
 from contextlib import suppress
 from pathlib import Path
 
-from engines import contained
+from engines import adapters, contained
 from engines.downloads import files
-from engines.downloads.failures import UNFORESEEN, Broken, CutShort, Failure, NoRoom, failure_of, of_status
+from engines.downloads.failures import (
+    UNFORESEEN,
+    Broken,
+    CutShort,
+    Failure,
+    NoAdapter,
+    NoRoom,
+    failure_of,
+    of_status,
+)
 from engines.downloads.files import File
 from engines.downloads.folder import Download, Order, Outcome, Progress, in_folder, read_files, write
 from engines.downloads.transfer import Cached, Partial, fetch
@@ -45,7 +54,7 @@ def main() -> None:
         order = Order(**json.load(sys.stdin))
     except (ValueError, TypeError):
         return  # who was to give the order has died
-    download = Download(Path(order.folder), order.name, order.commit)
+    download = Download(Path(order.folder), order.name, order.commit, order.adapter)
     download.write_pid()
     download.promise_outcome(order.engine)
     outcome = Outcome()
@@ -124,12 +133,22 @@ class _Work:
         logging.getLogger("huggingface_hub").addHandler(_Complaints(self._counter))
         listing = self._listing()
         threading.Thread(target=self._tell, daemon=True).start()
+        self._download.write_files(self._adapter(listing) if self._order.adapter else self._model(listing))
+        self._download.write_progress(self._counter.progress())
+
+    def _model(self, listing: list[File]) -> list[File]:
         besides = files.besides(listing)
         self._fetch(besides, known=False)
         weights = [one for one in files.weights(listing, self._index()) if one.size <= files.LARGEST]
         self._fetch(weights, known=True)
-        self._download.write_files([*besides, *weights])
-        self._download.write_progress(self._counter.progress())
+        return [*besides, *weights]
+
+    def _adapter(self, listing: list[File]) -> list[File]:
+        wanted = files.of_adapter(listing)
+        if missing := set(adapters.FILES) - {one.path for one in wanted}:
+            raise NoAdapter(f"{self._order.name} is no LoRA adapter: it has no {min(missing)}.")
+        self._fetch(wanted, known=True)
+        return wanted
 
     def _listing(self) -> list[File]:
         """Of a commit it never changes, so it is asked for once in a download."""
@@ -177,8 +196,9 @@ class _Work:
         others = sum(self._of_others())
         if needed + SPARE_BYTES > free - others:
             less = f", and other downloads still need {_size(others)} of it" if others else ""
+            what = "adapter" if self._order.adapter else "model"
             raise NoRoom(
-                f"The model needs {_size(needed)} more on the cache's disk, with {_size(SPARE_BYTES)} to spare, "
+                f"The {what} needs {_size(needed)} more on the cache's disk, with {_size(SPARE_BYTES)} to spare, "
                 f"where {_size(free)} are free{less}."
             )
 

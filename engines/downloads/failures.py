@@ -6,6 +6,8 @@ What passes by itself is tried again; `code` is then what it is called where it 
 import errno
 from typing import NamedTuple
 
+from engines import adapters
+
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ELOOP)
 _BUSY = (408, 425, 429)
@@ -31,6 +33,10 @@ class CutShort(Exception):
     """An answer ended before the file did."""
 
 
+class NoAdapter(Exception):
+    """The repository holds none. The message is one sentence."""
+
+
 class NoRoom(Exception):
     """The message is one sentence."""
 
@@ -48,6 +54,8 @@ def failure_of(error: BaseException) -> Failure | None:
 
     if isinstance(error, NoRoom):
         return Failure(NO_ROOM, str(error))
+    if isinstance(error, NoAdapter):
+        return Failure(adapters.MISSING, str(error))
     if isinstance(error, Broken):
         return Failure("weights_broken", str(error))
     if isinstance(error, CutShort):

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
+from engines import adapters
+
 INDEX = "model.safetensors.index.json"
 LARGEST_INDEX = 64 << 20
 LARGEST = 50 * 1000**3
@@ -60,6 +62,11 @@ def weights(listing: Iterable[File], index: bytes | None) -> list[File]:
         if any(fnmatchcase(one.path, pattern) for one in listing if "/" not in one.path):
             return [one for one in listing if fnmatchcase(one.path, pattern)]
     return []
+
+
+def of_adapter(listing: Iterable[File]) -> list[File]:
+    """Those of a LoRA adapter, as far as they are there: no code, and no weights in Python's pickles."""
+    return [one for one in listing if one.path in adapters.FILES]
 
 
 def _read(listing: Iterable[File]) -> list[File]:

@@ -8,6 +8,7 @@
                     /log                 its stderr
     <name>@<commit>.json                 all files that vLLM needs of that commit, once they were all there
 
+A commit of which an adapter is wanted has `.adapter` behind it: other files of it are needed.
 Everything is readable by the portal's own user alone, and no token is in it.
 """
 
@@ -26,6 +27,7 @@ from engines.downloads.files import File, file
 from engines.locked_folder import LockedFolder
 
 _OUTCOME_BYTES = 4096
+_ADAPTER = ".adapter"
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Order:
-    """What the process is told. `engine`: in whose name it downloads; `cache`: HF_HOME."""
+    """What the process is told. `engine`: in whose name it downloads; `cache`: HF_HOME; `adapter`: the files of a LoRA
+    adapter are wanted, not those of a model."""
 
     engine: str
     folder: str
@@ -58,13 +61,14 @@ class Order:
     commit: str
     endpoint: str
     token: str = ""
+    adapter: bool = False
 
 
 class Download(LockedFolder):
     """Reading never fails because something is not there or half made: it is None then."""
 
-    def __init__(self, downloads: Path, name: str, commit: str) -> None:
-        super().__init__(downloads / f"{hub_cache.folder_of(name)}@{commit}")
+    def __init__(self, downloads: Path, name: str, commit: str, adapter: bool = False) -> None:
+        super().__init__(downloads / f"{hub_cache.folder_of(name)}@{commit}{_ADAPTER if adapter else ''}")
         self.name, self.commit = name, commit
         self.log = self.path / "log"
         self._files = self.path.with_name(f"{self.path.name}.json")
@@ -137,8 +141,13 @@ def in_folder(downloads: Path) -> list[Download]:
         paths = sorted(path for path in downloads.iterdir() if path.is_dir())
     except FileNotFoundError:
         return []
-    named = [(hub_cache.model_of(path.name.partition("@")[0]), path.name.partition("@")[2]) for path in paths]
-    return [Download(downloads, name, commit) for name, commit in named if name and hub_cache.COMMIT.match(commit)]
+    found = []
+    for path in paths:
+        name, _, rest = path.name.partition("@")
+        model, commit, adapter = hub_cache.model_of(name), rest.removesuffix(_ADAPTER), rest.endswith(_ADAPTER)
+        if model and hub_cache.COMMIT.match(commit):
+            found.append(Download(downloads, model, commit, adapter))
+    return found
 
 
 def forget_older_than(downloads: Path, before: float) -> None:

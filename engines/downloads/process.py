@@ -8,11 +8,11 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
 
+from engines import detached
 from engines.downloads.folder import Download, Order
 from engines.launchers.process import INHERITED
 from engines.launchers.processes import PROC, processes_of, signal_groups, signal_process
@@ -21,15 +21,11 @@ from vllm_portal.config import PROJECT_ROOT
 END_SECONDS = 5.0
 LOOK_SECONDS = 0.02
 
-# Those that this process started, to be waited for when they have ended; else they would stay as zombies.
-_children: list["subprocess.Popen[bytes]"] = []
-_children_lock = threading.Lock()
-
 
 def begin(download: Download, order: Order, environment: Mapping[str, str]) -> None:
     """Does nothing where it lives. Dying between any two lines leaves no process, or one that has no order and ends.
     Raises OSError."""
-    _reap()
+    detached.reap()
     download.path.mkdir(mode=0o700, parents=True, exist_ok=True)
     with download.locked() as lock:
         if lock is None:
@@ -37,18 +33,14 @@ def begin(download: Download, order: Order, environment: Mapping[str, str]) -> N
         download.write_engine(order.engine)
         download.forget_outcome(order.engine)
         with download.log.open("wb") as log:
-            child = subprocess.Popen(
+            child = detached.spawn(
                 [sys.executable, "-m", "engines.downloads"],
-                cwd=PROJECT_ROOT,
-                env=_environment(order, environment),
+                PROJECT_ROOT,
+                _environment(order, environment),
+                log,
+                lock,
                 stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                pass_fds=[lock],
             )
-    with _children_lock:
-        _children.append(child)
     assert child.stdin is not None
     with child.stdin as pipe:
         pipe.write(json.dumps(asdict(order)).encode())
@@ -66,7 +58,7 @@ def end(download: Download) -> bool:
         if not PROC.is_dir() and (pid := download.pid()) and download.is_locked():
             signal_process(pid, signal.SIGKILL)
         time.sleep(LOOK_SECONDS)
-    _reap()
+    detached.reap()
     return True
 
 
@@ -83,9 +75,3 @@ def _environment(order: Order, environment: Mapping[str, str]) -> dict[str, str]
         "HF_HUB_DISABLE_XET": "1",
         "HF_HUB_DOWNLOAD_TIMEOUT": "30",
     }
-
-
-def _reap() -> None:
-    """Waits for those that have ended; `poll` of a Popen does, and never blocks."""
-    with _children_lock:
-        _children[:] = [child for child in _children if child.poll() is None]

@@ -22,7 +22,7 @@ class Fetching(NamedTuple):
     def told(self) -> str:
         """Such as `downloading 45%: 6.3 of 14.0 GB, 120.0 MB/s, 1 min left`, and afterwards `14.0 GB, 120.0 MB/s`."""
         if not self.bytes_total:
-            return self.trouble or "asking the hub for the model's files"
+            return self.trouble or "asking the hub for its files"
         if self.bytes_done == self.bytes_total and not self.trouble:
             return ", ".join([size(self.bytes_total), *([f"{size(self.bytes_per_s)}/s"] if self.bytes_per_s else [])])
         said = [f"downloading {self.percent}%: {_of(self.bytes_done, self.bytes_total)}"]
@@ -41,9 +41,15 @@ def fetching(progress: Progress, alive: bool) -> Fetching:
     return Fetching(progress.done, progress.total, speed, eta_s, progress.trouble)
 
 
+LEFT = {"left": True}
+"""What `Engine.download` keeps where the portal has looked, and leaves it to the engine."""
+
+
 def of(kept: dict[str, Any] | None) -> Fetching | None:
     """By what `Engine.download` keeps. None: the portal has not downloaded for it."""
-    return Fetching(**{name: kept[name] for name in Fetching._fields if name in kept}) if kept else None
+    if not kept or kept == LEFT:
+        return None
+    return Fetching(**{name: kept[name] for name in Fetching._fields if name in kept})
 
 
 def _of(done: float, total: float) -> str:

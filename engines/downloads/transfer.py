@@ -43,10 +43,10 @@ class Cached:
         return self._locks / f"{one.blob}.lock"
 
     def has(self, one: File) -> bool:
-        return _size(self.pointer(one)) == one.size
+        return size_of(self.pointer(one)) == one.size
 
     def has_blob(self, one: File) -> bool:
-        return _size(self.blob(one)) == one.size
+        return size_of(self.blob(one)) == one.size
 
     def bytes_of(self, one: File) -> int:
         """How many of them are there."""
@@ -162,7 +162,8 @@ class Partial:
         return hashlib.sha1(b"blob %d\0" % self._one.size, usedforsecurity=False)  # git's
 
 
-def _size(path: Path) -> int | None:
+def size_of(path: Path) -> int | None:
+    """Of a plain file, or where a link leads to one; None: there is none."""
     try:
         stat = path.stat()
     except OSError:

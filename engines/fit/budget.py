@@ -12,6 +12,7 @@ from engines.fit import overhead
 from engines.fit.flags import GIB, MemoryFlags, batch_defaults
 from engines.fit.kv_cache import CacheSettings, needed_bytes
 from engines.fit.log import Measured
+from engines.fit.lora import Lora, buffer_bytes
 from engines.fit.overhead import Batch
 from engines.fit.shape import Shape
 from engines.fit.weights import Weights, loaded_bytes
@@ -33,7 +34,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Start:
-    """A start that was measured, and what it was."""
+    """A start that was measured, and what it was. `lora`: its adapters, which are in all that was measured then."""
 
     measured: Measured
     tensor_parallel_size: int
@@ -43,6 +44,7 @@ class Start:
     device: str
     gpu_name: str
     gpu_memory_bytes: int
+    lora: Lora | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Wish:
     quantization: str = ""
     kv_cache_dtype: str = "auto"
     gpu_memory_utilization: float | None = None
+    lora: Lora | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class Budget:
 
     `cache` None: nobody knows the weights, or the GPU's memory. `short`: how many bytes are missing for what vLLM takes
     whatever there is, which is the case where the KV cache has a fixed size. `factor`: by how much a start needed more
-    KV cache for a request than is computed.
+    KV cache for a request than is computed. `adapters`: room for them; 0 where it is within weights that were measured.
     """
 
     weights: int | None
@@ -88,6 +91,7 @@ class Budget:
     basis: str
     factor: float = 1.0
     short: int = 0
+    adapters: int = 0
 
 
 def share(wish: Wish, host: Host) -> float:
@@ -120,42 +124,55 @@ def batch(wish: Wish, place: Place, host: Host) -> Batch:
 
 def budget(model: Model, wish: Wish, place: Place, host: Host) -> Budget:
     alike = [start for start in model.starts if _is_alike(start, wish, place)]
+    alike = [start for start in alike if start.lora == wish.lora] or [start for start in alike if not start.lora]
     weights = next((start.measured.weights_bytes for start in alike if start.measured.weights_bytes), None)
+    counted = weights is not None and alike[0].lora is not None
+    room = 0 if counted else _for_adapters(model, wish, host)
     if weights is None and model.weights is not None:
         whole = loaded_bytes(model.weights, model.shape, wish.quantization, host.flags.dtype)
         weights = whole // wish.tensor_parallel_size
     here = next((start for start in alike if _is_here(start, place)), None)
     factor = _factor(model, wish, place, host, here)
     if place.device == "cpu":
-        return _on_cpu(model, wish, place, host, weights, factor)
+        return _on_cpu(model, wish, place, host, weights, factor, room)
     if here is not None and here.measured.cache_bytes is not None and not host.flags.kv_cache_memory_bytes:
         more = int((share(wish, host) - here.utilization) * place.memory_bytes)
-        cache = here.measured.cache_bytes + more
+        cache = here.measured.cache_bytes + more - room
         usable = int(place.memory_bytes * share(wish, host))
-        return Budget(weights, max(usable - cache - (weights or 0), 0), cache, MEASURED, factor)
-    return _on_gpu(model, wish, place, host, weights, factor)
+        rest = max(usable - cache - (weights or 0) - room, 0)
+        return Budget(weights, rest, cache, ESTIMATED if room else MEASURED, factor, adapters=room)
+    return _on_gpu(model, wish, place, host, weights, factor, room)
 
 
-def _on_gpu(model: Model, wish: Wish, place: Place, host: Host, weights: int | None, factor: float) -> Budget:
+def _for_adapters(model: Model, wish: Wish, host: Host) -> int:
+    each = 4 if host.flags.dtype in ("float32", "float") else 2
+    return buffer_bytes(model.shape, wish.lora, wish.tensor_parallel_size, each)
+
+
+def _on_gpu(
+    model: Model, wish: Wish, place: Place, host: Host, weights: int | None, factor: float, room: int
+) -> Budget:
     extra = overhead.estimate(
         model.shape, batch(wish, place, host), wish.tensor_parallel_size, graphs=not host.flags.eager
     )
     if fixed := host.flags.kv_cache_memory_bytes:
-        short = max((weights or 0) + extra + fixed - place.memory_bytes, 0) if place.memory_bytes else 0
-        return Budget(weights, extra, fixed, ESTIMATED, factor, short)
+        short = max((weights or 0) + extra + room + fixed - place.memory_bytes, 0) if place.memory_bytes else 0
+        return Budget(weights, extra, fixed, ESTIMATED, factor, short, room)
     if weights is None or not place.memory_bytes:  # GPUs that share the machine's memory tell none of their own
-        return Budget(weights, extra, None, ESTIMATED, factor)
+        return Budget(weights, extra, None, ESTIMATED, factor, adapters=room)
     usable = int(place.memory_bytes * share(wish, host))
-    return Budget(weights, extra, usable - weights - extra, ESTIMATED, factor)
+    return Budget(weights, extra, usable - weights - extra - room, ESTIMATED, factor, adapters=room)
 
 
-def _on_cpu(model: Model, wish: Wish, place: Place, host: Host, weights: int | None, factor: float) -> Budget:
+def _on_cpu(
+    model: Model, wish: Wish, place: Place, host: Host, weights: int | None, factor: float, room: int
+) -> Budget:
     """Each worker takes the KV cache that the portal sets (VLLM_CPU_KVCACHE_SPACE), whatever the machine has."""
     extra = overhead.estimate_cpu(model.shape, batch(wish, place, host), wish.tensor_parallel_size)
-    each = (weights or 0) + extra + host.cpu_kv_cache_bytes
+    each = (weights or 0) + extra + room + host.cpu_kv_cache_bytes
     short = max(each * wish.tensor_parallel_size - place.memory_bytes, 0) if place.memory_bytes else 0
     basis = ESTIMATED if factor == 1.0 else MEASURED
-    return Budget(weights, extra, host.cpu_kv_cache_bytes, basis, factor, short)
+    return Budget(weights, extra, host.cpu_kv_cache_bytes, basis, factor, short, room)
 
 
 def _is_alike(start: Start, wish: Wish, place: Place) -> bool:

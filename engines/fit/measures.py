@@ -4,9 +4,11 @@ import hashlib
 from collections.abc import Collection
 from datetime import datetime
 
+from engines import adapter_files
 from engines.fit.budget import Start
 from engines.fit.flags import MemoryFlags, read_flags
 from engines.fit.log import Measured, read_log
+from engines.fit.lora import Lora
 from engines.models import Engine, StartMeasure
 from vllm_portal.config import get_config
 
@@ -38,9 +40,13 @@ def record(engine: Engine, log: str, now: datetime) -> None:
     StartMeasure.objects.update_or_create(key=key, defaults=values, create_defaults={**kind, **values})
 
 
-def starts_of(model: str, revisions: Collection[str], image: str, flags: MemoryFlags) -> list[Start]:
-    """Those of this model at one of these revisions, image and flags; the latest first."""
-    rows = StartMeasure.objects.filter(model=model, revision__in=revisions, image=image, flags=flags.text)
+def starts_of(
+    model: str, revisions: Collection[str], image: str, flags: MemoryFlags, lora: Lora | None = None
+) -> list[Start]:
+    """Those of this model at one of these revisions, image and flags, without adapters or with just these; the latest
+    first."""
+    texts = {_text(flags, None): None, _text(flags, lora): lora}
+    rows = StartMeasure.objects.filter(model=model, revision__in=revisions, image=image, flags__in=texts)
     return [
         Start(
             Measured(row.weights_bytes, row.cache_bytes, row.cache_tokens, row.max_model_len, row.concurrency),
@@ -51,6 +57,7 @@ def starts_of(model: str, revisions: Collection[str], image: str, flags: MemoryF
             row.device,
             row.gpu_name,
             row.gpu_memory_bytes,
+            texts[row.flags],
         )
         for row in rows.order_by("-measured_at", "-pk")[:100]
     ]
@@ -70,11 +77,15 @@ def _kind_of(engine: Engine) -> dict[str, str | int]:
         "tensor_parallel_size": engine.tensor_parallel_size,
         "quantization": engine.quantization,
         "kv_cache_dtype": flags.kv_cache_dtype[:40],
-        "flags": f"{flags.text} {_lora(engine)}".strip()[:300],
+        "flags": _text(flags, _lora(engine)),
     }
 
 
-def _lora(engine: Engine) -> str:
-    """Its buffers are as large as the flags say, whatever the adapters are. The fit check never asks for such starts:
-    it would take what adapters leave for what there is."""
-    return f"--max-loras {len(engine.adapters)}" if engine.adapters else ""
+def _lora(engine: Engine) -> Lora | None:
+    """Its buffers are as large as the flags say, whatever the adapters are."""
+    return Lora(len(engine.adapters), adapter_files.rank(engine)) if engine.adapters else None
+
+
+def _text(flags: MemoryFlags, lora: Lora | None) -> str:
+    more = f"--max-loras {lora.slots} --max-lora-rank {lora.rank}" if lora else ""
+    return f"{flags.text} {more}".strip()[:300]

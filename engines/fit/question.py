@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engines import hub, preflight, room
-from engines.fit import budget, measures, source
+from engines.fit import budget, measures, ranks, source
 from engines.fit.budget import Host, Model, Place, Wish, batch, settings
 from engines.fit.flags import GIB, read_flags
 from engines.fit.kv_cache import bytes_per_distant_token, bytes_per_token
+from engines.fit.lora import Lora
 from engines.fit.shape import Shape, ShapeUnknown, read_shape
 from engines.fit.source import Description, Unreadable
 from engines.fit.verdict import Verdict, asked_length, judge, parallel_sizes
@@ -51,8 +52,8 @@ class Answer:
 
 
 def ask(order: Order, kv_cache_dtype: str = "auto", given: Sequence[Place] = ()) -> Answer:
-    """`given`: places to judge instead of those that are here. Takes up to hf_check_timeout_s, without a database
-    connection meanwhile. Raises FieldError, and Unavailable where the hub does not answer."""
+    """`given`: places to judge instead of those that are here. Takes up to hf_check_timeout_s, with adapters twice
+    that, without a database connection meanwhile. Raises FieldError, and Unavailable where the hub does not answer."""
     checked = preflight.check_form(order)
     description = _describe(checked, order.hf_token)
     try:
@@ -63,13 +64,16 @@ def ask(order: Order, kv_cache_dtype: str = "auto", given: Sequence[Place] = ())
     flags = read_flags(config.engine_extra_args)
     host = Host(flags, config.cpu_kv_cache_gib * GIB)
     revisions = {checked.revision, description.commit}
-    model = Model(shape, description.weights, measures.starts_of(checked.model, revisions, checked.image, flags))
+    lora, untold = ranks.of(checked.adapters, order.hf_token)
+    starts = measures.starts_of(checked.model, revisions, checked.image, flags, lora)
+    model = Model(shape, description.weights, starts)
     wish = Wish(
         order.max_model_len,
         order.tensor_parallel_size,
         order.quantization,
         kv_cache_dtype,
         order.gpu_memory_utilization,
+        lora,
     )
     places = list(given) or _places(checked, order.gpu_memory_utilization)
     verdicts = [judge(model, wish, place, host) for place in places]
@@ -89,8 +93,7 @@ def ask(order: Order, kv_cache_dtype: str = "auto", given: Sequence[Place] = ())
         fits=_any([verdict.fits for verdict in verdicts]),
         fits_now=_any([_now(verdict, order.tensor_parallel_size) for verdict in verdicts]),
         verdicts=verdicts,
-        notes=_notes(shape, description, wish, places, host)
-        + (["Adapters take memory, too, which is not counted."] if order.adapters else []),
+        notes=[*_notes(shape, description, wish, places, host), *_of_adapters(verdicts, lora, untold)],
     )
 
 
@@ -182,4 +185,17 @@ def _notes(shape: Shape, description: Description, wish: Wish, places: list[Plac
                 f"{place.name or 'GPU'}: vLLM uses {budget.share(wish, host):g} of its memory and takes up to "
                 f"{size.tokens} tokens of {size.requests} requests at once."
             )
+    return notes
+
+
+def _of_adapters(verdicts: list[Verdict], lora: Lora | None, untold: list[str]) -> list[str]:
+    if lora is None:
+        return []
+    notes = []
+    most = max((verdict.adapters_bytes for verdict in verdicts), default=0)
+    if most:
+        many = "1 adapter" if lora.slots == 1 else f"{lora.slots} adapters"
+        notes.append(f"{many}: about {most / GIB:.2f} GiB at rank {lora.rank}, estimated from the model's layers.")
+    if untold:
+        notes.append(f"The rank of {', '.join(untold)} is not known; {ranks.LEAST} is taken.")
     return notes

@@ -54,6 +54,10 @@ class Shape:
     """The files' own, such as `fp8` or `awq`; "" for none."""
     fp8_kv_cache: bool
     """The files ask for an 8-bit KV cache."""
+    experts: int = 0
+    """In each layer of a mixture of experts; 0: it is none."""
+    expert_size: int = 0
+    """What `intermediate_size` is to one of them."""
     state_layers: int = 0
     """Layers with a state per request instead of a KV cache (Mamba, linear attention); its size is not computed."""
     unknown: tuple[str, ...] = ()
@@ -92,6 +96,8 @@ _NAMES = {
     "hidden_size": ("hidden_size", "n_embd", "d_model"),
     "intermediate_size": ("intermediate_size", "n_inner", "ffn_hidden_size", "d_ff", "ffn_dim"),
     "vocab_size": ("vocab_size", "padded_vocab_size"),
+    "experts": ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts"),
+    "expert_size": ("moe_intermediate_size", "intermediate_size"),
 }  # fmt: skip
 _LENGTHS = (
     "max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "model_max_length", "max_target_positions",
@@ -109,7 +115,7 @@ _MLA = frozenset({
 })  # fmt: skip
 # vLLM leaves the length as it is for these; for others `factor` counts.
 _LENGTH_IS_SCALED = frozenset({"deepseek_llama_scaling", "deepseek_yarn", "llama3", "longrope", "su", "yarn"})
-MOST_LAYERS = 10_000
+MOST_LAYERS = MOST_EXPERTS = 10_000
 LARGEST = 2**31
 """No size in a real file is larger; a larger one would only make arithmetic slow."""
 
@@ -136,6 +142,8 @@ def read_shape(config: Any) -> Shape:
         "hidden_size": _number(text, "hidden_size") or 0,
         "intermediate_size": _number(text, "intermediate_size") or 0,
         "vocab_size": _number(text, "vocab_size") or _number(config, "vocab_size") or 0,
+        "experts": min(_number(text, "experts") or 0, MOST_EXPERTS),
+        "expert_size": _number(text, "expert_size") or 0,
         "tied_embeddings": bool(text.get("tie_word_embeddings", config.get("tie_word_embeddings", False))),
         "max_model_len": longest,
         "default_max_model_len": default,

@@ -16,7 +16,8 @@ MOST_GPUS = 1024
 
 @dataclass(frozen=True)
 class Change:
-    """One change that makes it fit: the field of a start and its value (None for `model`), and a sentence."""
+    """One change that makes it fit: the field of a start and its value (None for `model`: a smaller one, and for
+    `adapters`: none), and a sentence."""
 
     field: str
     value: float | str | None
@@ -39,6 +40,7 @@ class Verdict:
     needed_bytes: int
     max_model_len: int
     requests_at_once: int
+    adapters_bytes: int = 0
     problem: str = ""
     changes: tuple[Change, ...] = ()
 
@@ -73,7 +75,9 @@ def _judge(model: Model, wish: Wish, place: Place, host: Host) -> Verdict:
         longest = longest_that_fits(shape, spent.cache, shape.max_model_len or LONGEST, how, spent.factor)
         most = batch(wish, place, host).requests
         at_once = min(spent.cache // needed, most) if needed else most
-    verdict = Verdict(place, None, spent.basis, spent.weights, spent.overhead, spent.cache, needed, longest, at_once)
+    verdict = Verdict(
+        place, None, spent.basis, spent.weights, spent.overhead, spent.cache, needed, longest, at_once, spent.adapters
+    )
     if problem := _problem(verdict, spent, shape, wish):
         return replace(verdict, fits=False, problem=problem)
     unknown = spent.cache is None or (spent.weights is None and spent.basis == ESTIMATED)
@@ -97,13 +101,14 @@ def _problem(verdict: Verdict, spent: Budget, shape: Shape, wish: Wish) -> str:
         return ""
     if spent.short:
         return (
-            f"Weights, overhead and a KV cache of {_gib(verdict.cache_bytes)} are {_gib(spent.short)} more than there "
-            "is."
+            f"Weights, overhead{_adapters(verdict)} and a KV cache of {_gib(verdict.cache_bytes)} are "
+            f"{_gib(spent.short)} more than there is."
         )
     if verdict.cache_bytes <= 0:
         return (
-            f"Weights ({_gib(verdict.weights_bytes or 0)}) and overhead ({_gib(verdict.overhead_bytes)}) are more "
-            f"than vLLM may use of {'each GPU' if size > 1 else 'the GPU'}; nothing is left for requests."
+            f"Weights ({_gib(verdict.weights_bytes or 0)}){_adapters(verdict)} and overhead "
+            f"({_gib(verdict.overhead_bytes)}) are more than "
+            f"vLLM may use of {'each GPU' if size > 1 else 'the GPU'}; nothing is left for requests."
         )
     if verdict.needed_bytes > verdict.cache_bytes:
         return (
@@ -130,6 +135,8 @@ def _changes(model: Model, wish: Wish, place: Place, host: Host, verdict: Verdic
     if size:
         text = f"{size} GPU{'s' * (size > 1)} (tensor_parallel_size {size}) instead of {asked}."
         changes.append(Change("tensor_parallel_size", size, text))
+    if wish.lora is not None and helps(lora=None):
+        changes.append(Change("adapters", None, "None of its adapters."))
     if place.device == "cpu":
         changes += _more_cpu_cache(model, wish, place, host, verdict)
     else:
@@ -174,6 +181,10 @@ def _smaller_model(verdict: Verdict, wish: Wish) -> tuple[Change, ...]:
     if verdict.place.device == "cpu" or not 0 < room < verdict.weights_bytes * wish.tensor_parallel_size:
         return (Change("model", None, "A smaller model."),)
     return (Change("model", None, f"A smaller model, with {_gib(room)} of weights or less."),)
+
+
+def _adapters(verdict: Verdict) -> str:
+    return f", adapters ({_gib(verdict.adapters_bytes)})" if verdict.adapters_bytes else ""
 
 
 def _gib(size: int) -> str:

@@ -42,7 +42,7 @@ def launcher(name: str) -> Launcher:
 
 def is_here(name: str) -> bool:
     """Whether the folders of this machine are those that engines see. False: a Docker daemon elsewhere, or one whose
-    Hugging Face cache is a volume, as where the portal is a container itself."""
+    Hugging Face cache is a volume that the portal does not see (`docker_volumes`: it does)."""
     if name != "docker":
         return True
     far = environment().get("DOCKER_HOST", "").startswith(("tcp:", "ssh:", "http"))
@@ -68,6 +68,7 @@ def _docker() -> Launcher:
         portal_id=portal_id(),
         log_dir=log_dir(),
         hf_cache=config.hf_cache_dir,
+        volumes=config.docker_volumes,
         shm_size=config.docker_shm_size,
         memory=config.docker_memory,
         pids_limit=config.docker_pids_limit,

@@ -33,6 +33,8 @@ class DockerSettings:
     """The logs of engines that are gone, as <name>.log."""
     hf_cache: str = "~/.cache/huggingface"
     """A folder of this machine (with a slash in it), or the name of a Docker volume."""
+    volumes: Mapping[str, str] = field(default_factory=dict)
+    """Where the portal is a container: the name of the volume that it has at a folder, by folder."""
     shm_size: str = "1g"
     memory: str | None = None
     pids_limit: int = 4096
@@ -56,6 +58,14 @@ def cache_folder(hf_cache: str) -> Path | None:
     return Path(hf_cache).expanduser() if "/" in hf_cache or hf_cache.startswith("~") else None
 
 
+def on_host(path: str, mounted: Mapping[str, str]) -> str:
+    """Where the daemon finds a folder of the portal's. `mounted`: folders that are other ones on the host."""
+    for folder in sorted(mounted, key=len, reverse=True):
+        if path == folder.rstrip("/") or path.startswith(f"{folder.rstrip('/')}/"):
+            return mounted[folder].rstrip("/") + path[len(folder.rstrip("/")) :]
+    return path
+
+
 def size(text: str) -> int:
     """`48g`, `512m`, `1073741824` in bytes. Raises StartFailed."""
     match = _SIZE.match(text.strip())
@@ -64,8 +74,11 @@ def size(text: str) -> int:
     return int(match[1]) * _FACTORS[match[2].lower()]
 
 
-def container_config(spec: LaunchSpec, settings: DockerSettings) -> dict[str, Any]:
-    """The body for POST /containers/create. Raises StartFailed for a setting that Docker could not use."""
+def container_config(
+    spec: LaunchSpec, settings: DockerSettings, mounted: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """The body for POST /containers/create. `mounted`: as for `on_host`. Raises StartFailed for a setting that Docker
+    could not use."""
     compiled = compile_cache_env(CONTAINER_COMPILE_CACHE) if spec.compile_cache else {}
     environment = (
         compiled
@@ -95,7 +108,7 @@ def container_config(spec: LaunchSpec, settings: DockerSettings) -> dict[str, An
         | _network(settings)
         | _memory(settings)
         | _gpus(spec)
-        | _folders(spec, settings),
+        | _folders(spec, settings, mounted or {}),
     }
 
 
@@ -128,7 +141,7 @@ def _gpus(spec: LaunchSpec) -> dict[str, Any]:
     return {}
 
 
-def _folders(spec: LaunchSpec, settings: DockerSettings) -> dict[str, Any]:
+def _folders(spec: LaunchSpec, settings: DockerSettings, mounted: Mapping[str, str]) -> dict[str, Any]:
     """The Hugging Face cache, a local model, local adapters, and what was compiled before.
 
     Of a cache folder only the models: the operator's own token lies beside them. A cache or model of another user
@@ -140,11 +153,12 @@ def _folders(spec: LaunchSpec, settings: DockerSettings) -> dict[str, Any]:
     elif ":" in str(folder):
         raise StartFailed("bad_setting", f"Docker cannot use a cache folder with a colon in its name: {folder}")
     else:
-        binds = [f"{folder}/hub:{CONTAINER_HF_CACHE}/hub"]
+        binds = [f"{on_host(f'{folder}/hub', mounted)}:{CONTAINER_HF_CACHE}/hub"]
     if spec.compile_cache:
-        binds.append(f"{spec.compile_cache}:{CONTAINER_COMPILE_CACHE}")  # made by Docker where it has just gone
+        compiled = on_host(spec.compile_cache, mounted)
+        binds.append(f"{compiled}:{CONTAINER_COMPILE_CACHE}")  # made by Docker where it has just gone
     local = dict.fromkeys(filter(None, (spec.model_dir, *spec.adapter_dirs)))  # each once: Docker wants it so
-    mounts = [{"Type": "bind", "Source": path, "Target": path, "ReadOnly": True} for path in local]
+    mounts = [{"Type": "bind", "Source": on_host(path, mounted), "Target": path, "ReadOnly": True} for path in local]
     return {"Binds": binds, "Mounts": mounts} | (
         {"CapAdd": ["DAC_OVERRIDE"]} if folder or mounts or spec.compile_cache else {}
     )

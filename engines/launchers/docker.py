@@ -7,10 +7,8 @@ configuration would cure it.
 """
 
 import contextlib
-import io
 import logging
 import queue
-import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,11 +23,10 @@ from docker.errors import APIError, DockerException, NotFound
 from docker.utils import kwargs_from_env
 
 from engines.errors import LauncherError, StartFailed
-from engines.launchers import logfile
+from engines.launchers import logfile, token_file
 from engines.launchers.base import LaunchSpec, Listed, Observation, Status
 from engines.launchers.container_config import (
     LABEL_PORTAL,
-    TOKEN_PATH,
     DockerSettings,
     cache_folder,
     container_config,
@@ -174,7 +171,7 @@ class DockerLauncher:
 
     def _create(self, spec: LaunchSpec) -> None:
         """Returns also when a container of that name is there already."""
-        body = container_config(spec, self._settings)
+        body = container_config(spec, self._settings, self._mounted())
         with _translated(f"making {spec.name}", spec.image):
             try:
                 self._client().create_container_from_config(body, spec.name)
@@ -190,7 +187,7 @@ class DockerLauncher:
         try:
             with _translated(f"starting {spec.name}", spec.image):
                 if spec.hf_token:
-                    token = _token_archive(spec.hf_token, readable_by_all=bool(inspected["Config"].get("User")))
+                    token = token_file.archive(spec.hf_token, readable_by_all=bool(inspected["Config"].get("User")))
                     self._client().put_archive(inspected["Id"], "/", token)
                 self._client().start(inspected["Id"])
         except StartFailed:
@@ -203,6 +200,22 @@ class DockerLauncher:
         if observation.status is Status.UNKNOWN:
             raise LauncherError(f"{inspected['Name'].lstrip('/')} was started, but {observation.message}")
         return observation
+
+    def _mounted(self) -> dict[str, str]:
+        """Where the portal's own volumes are on the daemon's host. Raises StartFailed, and LauncherError."""
+        return {folder: self._mountpoint(volume) for folder, volume in self._settings.volumes.items()}
+
+    def _mountpoint(self, volume: str) -> str:
+        found: Mapping[str, Any] = {}
+        with _translated(f"looking for the volume {volume}"), contextlib.suppress(NotFound):
+            found = self._client().inspect_volume(volume)
+        if not found.get("Mountpoint"):
+            raise StartFailed(
+                "bad_setting",
+                f"Docker has no volume {volume} on its own disk.",
+                "An admin names in docker_volumes what `docker volume ls` names, of the driver `local`.",
+            )
+        return str(found["Mountpoint"])
 
     def _make_cache_folder(self) -> None:
         """As the portal's user, else Docker makes it as root. A portal that cannot leaves it to Docker."""
@@ -323,17 +336,6 @@ def _translated(doing: str, image: str | None = None) -> Iterator[None]:
 
 def _explanation(error: BaseException) -> str:
     return str(error.explanation if isinstance(error, APIError) and error.explanation else error)
-
-
-def _token_archive(token: str, readable_by_all: bool) -> bytes:
-    """A tar of one file at TOKEN_PATH, for root alone unless the image runs as somebody else."""
-    content = token.encode()
-    entry = tarfile.TarInfo(TOKEN_PATH.lstrip("/"))
-    entry.size, entry.mode, entry.mtime = len(content), 0o444 if readable_by_all else 0o400, int(time.time())
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w") as tar:
-        tar.addfile(entry, io.BytesIO(content))
-    return archive.getvalue()
 
 
 def _nanoseconds(timestamp: str) -> int:

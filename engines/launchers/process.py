@@ -10,13 +10,12 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from engines import detached
 from engines.errors import LauncherError, StartFailed
 from engines.launchers import logfile
 from engines.launchers.base import LaunchSpec, Listed, Observation, Status
@@ -46,10 +45,6 @@ INHERITED = frozenset(
     }
 )
 INHERITED_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "NCCL_", "ROCM_", "HSA_", "OMP_")
-
-# The engines that this process started, to be waited for when they have ended; else they would stay as zombies.
-_children: list[subprocess.Popen[bytes]] = []
-_children_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -83,7 +78,7 @@ class ProcessLauncher:
 
     def start(self, spec: LaunchSpec) -> Observation:
         """An engine that has ended is not revived: it is reported as EXITED until `stop` puts it away."""
-        _reap()
+        detached.reap()
         directory = self._directory(spec.name)
         deadline = time.monotonic() + UNDER_WAY_SECONDS
         with _translated(f"starting {spec.name}"):
@@ -104,7 +99,7 @@ class ProcessLauncher:
 
         An engine whose shell alone was killed is RUNNING; its exit code will not be known.
         """
-        _reap()
+        detached.reap()
         try:
             directory = self._directory(name)
             observation = self._observe(directory)
@@ -133,7 +128,7 @@ class ProcessLauncher:
         asked = False
         with _translated(f"stopping {name}"):
             while directory.path.exists() and self._is_ours(directory):
-                _reap()
+                detached.reap()
                 with directory.locked() as lock:
                     processes = self._processes(directory)
                     if lock is not None and not processes:
@@ -198,18 +193,7 @@ class ProcessLauncher:
             directory.write_token(spec.hf_token)
         arguments = [*spec.argv, "--host", HOST, "--port", str(port), *self._settings.extra_args]
         with directory.log.open("ab") as log:  # append: logfile.bound shortens it while the engine writes
-            child = subprocess.Popen(
-                ["/bin/sh", str(CHILD), *command, *arguments],
-                cwd=directory.path,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                pass_fds=[lock],
-            )
-        with _children_lock:
-            _children.append(child)
+            detached.spawn(["/bin/sh", str(CHILD), *command, *arguments], directory.path, environment, log, lock)
 
     @contextlib.contextmanager
     def _choosing_ports(self) -> Iterator[None]:
@@ -315,9 +299,3 @@ def _translated(doing: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise LauncherError(f"{doing}: {error.strerror or error}") from error
-
-
-def _reap() -> None:
-    """Waits for those that have ended; `poll` of a Popen does, and never blocks."""
-    with _children_lock:
-        _children[:] = [child for child in _children if child.poll() is None]

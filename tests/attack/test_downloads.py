@@ -5,6 +5,7 @@ makes it long."""
 
 import os
 import random
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -14,26 +15,34 @@ import pytest
 
 from engines.downloads import folder
 from engines.launchers.processes import processes_of
-from tests.attack.fail_points import bring_back_soon
-from tests.engines.downloads.conftest import CONTENT, MEBIBYTE, NOT_NEEDED, SHARDS
-from tests.fakes.hub import COMMIT, GOOD_TOKEN, FakeHub
-from tests.journeys.portal_process import ROOT, PortalProcess
+from tests.attack.fail_points import StandIns
+from tests.attack.fail_points.life import MortalPortal
+from tests.engines.downloads.conftest import CONTENT, MEBIBYTE, SHARDS, hub_with_model
+from tests.fakes.hub import COMMIT, GOOD_TOKEN
+from tests.journeys.portal_process import ROOT
 
 KILLS = int(os.environ.get("KILLS", "5"))
-FEW = 5  # after more than these in a row the supervisor waits for longer
 SEED = 20261130
 MODEL = "acme/gated"
 SIZE = sum(map(len, CONTENT.values()))
+STEPS = [
+    "engines.lifecycle move>fetching before",
+    "engines.lifecycle move>fetching after",
+    "engines.downloads.process begin before",
+    "engines.downloads.process begin after",
+    "engines.lifecycle get_in_line before",
+    "engines.lifecycle get_in_line after",
+    "engines.lifecycle place before",
+    "engines.lifecycle place after",
+]
 IN_THE_AIR = 3 * MEBIBYTE
 """Most that one kill may cost: what is sent and not written yet, of two files."""
 
 
 @pytest.fixture
 def hub():
-    hub = FakeHub()
-    hub.files = {**CONTENT, **NOT_NEEDED}
-    yield hub
-    hub.close()
+    with hub_with_model() as hub:
+        yield hub
 
 
 @pytest.fixture
@@ -41,12 +50,10 @@ def portal(tmp_path, hub):
     vllm = tmp_path / "vllm"
     vllm.write_text(f'#!/bin/sh\nshift\nPYTHONPATH={ROOT} exec {sys.executable} -m engines.simulator "$@"\n')
     vllm.chmod(0o755)
-    portal = PortalProcess(
+    portal = MortalPortal(
         tmp_path, launcher="process", vllm_executable=vllm, device="cpu", stop_engines_on_exit="true", hf_check="true",
         hf_endpoint=hub.url, hf_check_timeout_s=20, reconcile_seconds=0.3, download_stall_seconds=600,
     )  # fmt: skip
-    if KILLS > FEW:
-        bring_back_soon(portal)
     yield portal.start()
     portal.stop()
     assert not any(download.is_locked() for download in folder.in_folder(tmp_path / "data" / "downloads"))
@@ -90,8 +97,27 @@ def test_whatever_is_killed_it_goes_on_where_it_was(portal, hub, tmp_path):
     assert sum(hub.sent.values()) < SIZE + killed * IN_THE_AIR
     told = state(admin, engine)
     assert (told["download"]["percent"], told["download"]["bytes_total"]) == (100, SIZE)
-    assert [step["phase"] for step in told["timeline"]][:3] == ["queue", "download", "start"]
+    assert [step["phase"] for step in told["timeline"]][:3] == ["queue", "download", "queue"]
     assert GOOD_TOKEN not in portal.console()
+
+
+def test_wherever_a_process_dies_it_comes_up_once_and_leaves_nothing(portal, hub, tmp_path):
+    admin = portal.admin()
+    for step in STEPS:
+        shutil.rmtree(tmp_path / "hf", ignore_errors=True)
+        for path in (tmp_path / "data" / "downloads").glob("*.json"):
+            path.unlink()
+        hub.sent.clear()
+        portal.die_at(step)
+        engine = admin.post("/api/v1/engines", model=MODEL, hugging_face_hub_token=GOOD_TOKEN).json()
+        portal.wait_for(lambda engine=engine: state(admin, engine)["state"] == "READY", 120, f"READY, died at {step}")
+        assert not portal.point.exists()
+        assert len(StandIns(portal).processes()) == 1
+        assert sum(hub.sent.values()) < SIZE + IN_THE_AIR
+        changes = [one["new_state"] for one in admin.get(f"/api/v1/engines/{engine['id']}/events").json()["results"]]
+        assert changes == ["QUEUED", "FETCHING", "QUEUED", "PLACED", "STARTING", "LOADING", "READY"]
+        admin.post("/vllm_request/terminate", container_id=state(admin, engine)["container_id"])
+        portal.wait_for(lambda engine=engine: state(admin, engine)["state"] == "STOPPED", 30, "its end")
 
 
 def test_two_of_one_model_share_it_and_both_come_up(portal, hub):

@@ -1,6 +1,6 @@
-"""A process of the portal dies at each step of a launch, a doze, a sleep, a stop and a failure: soon exactly one engine
-runs or none, as the row says, and nothing else was touched. `make test-attack POINTS=100` does each so many times;
-without it every other one is taken."""
+"""A process of the portal dies at each step of a launch, a doze, a sleep, a fresh start, a stop and a failure: soon
+exactly one engine runs or none, as the row says, and nothing else was touched. `make test-attack POINTS=100` does each
+so many times; without it every other one is taken."""
 
 import json
 import os
@@ -65,6 +65,15 @@ DOZE = [
     "engines.vllm_sleep wake_up after",
     f"{MOVE}>ready after",
 ]
+AFRESH = [
+    "engines.ending _end before",
+    "engines.lifecycle start_afresh before",
+    f"{MOVE}>placed before",
+    f"{PROCESS}.stop after",
+    f"{MOVE}>placed after",
+    "engines.lifecycle start_afresh after",
+    f"{MOVE}>starting after",
+]
 FAILURE = [
     "engines.ending finish_failing before",
     "engines.lifecycle failed before",
@@ -76,14 +85,15 @@ FAILURE = [
 def portal(tmp_path):
     portal = MortalPortal(
         tmp_path, launcher="simulator", stop_engines_on_exit="true", reconcile_seconds=0.5,
-        simulator_args="--simulate-start-seconds=0.5", sleep_level=2,
+        simulator_args="--simulate-start-seconds=0.5", sleep_level=2, engine_restarts=0,
     )  # fmt: skip
     yield portal.start()
     portal.stop()
 
 
 @pytest.mark.parametrize(
-    ("within", "steps"), [("launch", LAUNCH), ("doze", DOZE), ("sleep", SLEEP), ("stop", STOP), ("failure", FAILURE)]
+    ("within", "steps"),
+    [("launch", LAUNCH), ("doze", DOZE), ("sleep", SLEEP), ("afresh", AFRESH), ("stop", STOP), ("failure", FAILURE)],
 )
 def test_nothing_is_left_and_nothing_else_is_touched(portal, within, steps):
     alice = portal.admin().add_user("alice", "correct horse")

@@ -9,7 +9,7 @@ import pytest
 from django.db import connection
 from django.utils import timezone
 
-from engines import launching, lifecycle, reconcile, strays
+from engines import ending, launching, lifecycle, reconcile, sleeping, strays
 from engines.launchers import choice
 from engines.launchers.process import ProcessLauncher, ProcessSettings
 from engines.models import Engine
@@ -38,6 +38,12 @@ def setting(monkeypatch):
 
 
 @pytest.fixture
+def no_restarts(setting):
+    """One that dies has failed; what else may become of it: test_restarting."""
+    setting(engine_restarts=0)
+
+
+@pytest.fixture
 def fake(monkeypatch):
     """A launcher that runs nothing; every engine of the test is its."""
     launcher = FakeLauncher()
@@ -60,15 +66,16 @@ def engine_in(people):
         engine = lifecycle.request_start(owner or people["alice"], NOW, **columns)
         ended = {State.STOPPING, State.STOPPED, State.FAILED}
         slept = state is State.ASLEEP
-        fetches = {State.PULLING, State.FETCHING}
         further = state in ended or slept or state in _FURTHER
-        if state in fetches:
+        if state is State.PULLING:
             way = [*_WAY[:2], state]
+        elif state is State.FETCHING:
+            way = [State.QUEUED, state]
         else:
             way = [*_WAY, *_FURTHER.get(state, [])] if further else _WAY[: _WAY.index(state) + 1]
         if State.PLACED in way:
             assert lifecycle.place(engine, [], NOW)
-        for old, new in pairwise(way[1:]):
+        for old, new in pairwise(way[1:] if State.PLACED in way else way):
             extra = later if new is State.LOADING else {"ready_at": NOW} if new is State.READY else {}
             assert lifecycle.move(engine, old, new, NOW, **extra)
         if state is State.FAILED:
@@ -124,6 +131,26 @@ def served(running, fake):
     yield make
     for process in processes:
         process.close()
+
+
+@pytest.fixture
+def sleeper(served, long_ago):
+    """sleeper(state, level, *flags): an engine in this state that can sleep, and the stand-in that it is."""
+
+    def make(state=State.SLEEPING, level=1, *flags, **columns):
+        engine, process = served(state, *flags, env={"VLLM_SERVER_DEV_MODE": "1"}, **columns)
+        columns = {"sleep_level": level, "port": process.port, "deadline_at": None}
+        Engine.objects.filter(pk=engine.pk).update(**columns, state_since=long_ago)
+        engine.refresh_from_db()
+        return engine, process
+
+    return make
+
+
+@pytest.fixture
+def no_wait(monkeypatch):
+    """No web process reads the routes here."""
+    monkeypatch.setattr(ending, "KNOWN", timedelta(0))
 
 
 @pytest.fixture
@@ -204,3 +231,14 @@ def wait_until(condition, what="it", seconds=20):
             return value
         time.sleep(0.01)
     raise AssertionError(f"{what} did not happen within {seconds} s")
+
+
+def goes_on(engine):
+    """What a hint, or the reconciler, does for one that is to sleep or to wake. Returns the state."""
+    sleeping.go_on(engine.pk)
+    engine.refresh_from_db()
+    return engine.state
+
+
+def is_asleep(process):
+    return process.get("/is_sleeping").json()["is_sleeping"]

@@ -1,21 +1,20 @@
 """LoRA adapters as a start option: what is taken, where their files come from, what vLLM is told."""
 
 import json
-import threading
 from itertools import pairwise
 
 import pytest
 
-from engines import adapter_files, adapters, launching, lifecycle, model_cache, recipes, starting
+from engines import adapters, fetching, launching, lifecycle, model_cache, recipes, starting, starts
 from engines.adapters import Adapter
-from engines.errors import StartFailed
+from engines.downloads import process
+from engines.downloads.folder import Download, in_folder
 from engines.launchers.container_config import DockerSettings, container_config
 from engines.models import Engine, StartMeasure
 from engines.states import State
-from tests.engines.conftest import NOW
+from tests.engines.conftest import NOW, wait_until
 from tests.engines.fit.tiny import safetensors
 from tests.fakes.hub import COMMIT, GOOD_TOKEN, OLD_COMMIT, POOR_TOKEN, FakeHub
-from tests.threads import lent
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -29,8 +28,13 @@ def hub(setting, tmp_path):
     """Whose repositories all hold an adapter."""
     hub = FakeHub()
     hub.files = {adapters.CONFIG: CONFIG, adapters.WEIGHTS: safetensors(a=[1, 1]), "adapter_model.bin": b"pickled"}
-    setting(hf_check=True, hf_endpoint=hub.url, hf_check_timeout_s=10.0, hf_cache_dir=str(tmp_path / "hf"))
+    setting(
+        hf_check=True, hf_endpoint=hub.url, hf_check_timeout_s=10.0, hf_cache_dir=str(tmp_path / "hf"),
+        data_dir=tmp_path,
+    )  # fmt: skip
     yield hub
+    for download in in_folder(tmp_path / "downloads"):
+        assert process.end(download)
     hub.close()
 
 
@@ -213,18 +217,30 @@ def test_starting_again_takes_the_same(hub, start, alice, client_of):
 
 @pytest.fixture
 def ordered(engine_in):
-    """ordered(*adapters, **columns): an engine of the docker launcher that has its place."""
+    """ordered(*adapters, **columns): an engine of the docker launcher that was asked for."""
 
     def make(*given, **columns):
         columns = {"launcher": "docker", "device": "cpu", "adapters": adapters.rows(given), **columns}
-        return engine_in(State.PLACED, **columns)
+        return engine_in(State.QUEUED, **columns)
 
     return make
 
 
-def test_the_files_of_the_commit_are_fetched_into_the_cache_and_no_others(hub, ordered, tmp_path):
-    engine = ordered(Adapter("sql", "acme/gated", OLD_COMMIT), hf_token=GOOD_TOKEN)
-    adapter_files.fetch(engine, lambda line: None)
+def comes(engine, state=State.LOADING):
+    """By one look after the other, as the reconciler's."""
+
+    def arrived():
+        launching.launch(engine.pk)
+        engine.refresh_from_db()
+        return engine.state in (state, State.FAILED)
+
+    wait_until(arrived, state, 40)
+    assert engine.state == state, engine.cause
+    return engine
+
+
+def test_the_files_of_the_commit_are_fetched_into_the_cache_and_no_others(hub, fake, ordered, tmp_path):
+    engine = comes(ordered(Adapter("sql", "acme/gated", OLD_COMMIT), hf_token=GOOD_TOKEN))
     snapshot = tmp_path / "hf/hub/models--acme--gated/snapshots" / OLD_COMMIT
     assert sorted(path.name for path in snapshot.iterdir()) == sorted(adapters.FILES)
     assert told(engine)["--lora-modules"][0]["path"] == (
@@ -233,90 +249,139 @@ def test_the_files_of_the_commit_are_fetched_into_the_cache_and_no_others(hub, o
     assert told(engine)["--max-lora-rank"] == "32"
     engine.launcher = "process"
     assert told(engine)["--lora-modules"][0]["path"] == str(snapshot)
+    ways = [event.new_state for event in engine.events.all()]
+    assert ways[1:] == ["FETCHING", "QUEUED", "PLACED", "PULLING", "STARTING", "LOADING"]
 
 
-def test_one_that_was_not_fixed_is_fixed_to_what_came(hub, ordered):
-    engine = ordered(Adapter("sql", "acme/open"))
-    adapter_files.fetch(engine, lambda line: None)
+def test_adapters_come_before_the_model_and_all_bytes_are_told(hub, fake, ordered):
+    hub.files |= {"config.json": b"{}", "model.safetensors": bytes(3000)}
+    engine = ordered(
+        Adapter("sql", "acme/open", COMMIT), model="acme/gated", revision=COMMIT, hf_token=GOOD_TOKEN,
+        launcher="process",
+    )  # fmt: skip
+    comes(engine)
+    sizes = {path: len(content) for path, content in hub.files.items()}
+    asked = [path for path, _ in hub.asked]
+    assert set(asked[:2]) == set(adapters.FILES), "what is small and may be wrong comes first"
+    assert asked.index("model.safetensors") > 1
+    both = sizes[adapters.CONFIG] * 2 + sizes[adapters.WEIGHTS] * 2 + sizes["config.json"] + sizes["model.safetensors"]
+    assert engine.download["bytes_total"] == both
+    (step,) = [step for step in starts.timeline(engine) if step.phase == "download"]
+    assert step.detail.startswith(f"{both / 1e3:.1f} kB")
+
+
+def test_how_far_it_is_is_shown_and_it_goes_on_where_it_was(hub, fake, ordered, tmp_path):
+    hub.files[adapters.WEIGHTS] = safetensors(a=[1 << 20, 2])
+    hub.bytes_per_s = 2 << 20
+    engine = ordered(Adapter("sql", "acme/open", COMMIT))
+
+    def downloading():
+        launching.launch(engine.pk)
+        engine.refresh_from_db()
+        return engine.state == State.FETCHING and (engine.download or {}).get("bytes_done", 0) > 1 << 20
+
+    wait_until(downloading, "a mebibyte", 40)
+    assert engine.detail.startswith("the adapter sql: downloading ")
+    (download,) = in_folder(tmp_path / "downloads")
+    assert process.end(download)  # as if it had been killed
+    hub.bytes_per_s = 0
+    comes(engine)
+    assert max(first for path, first in hub.asked if path == adapters.WEIGHTS) > 0
+
+
+def test_a_disk_without_room_for_it_is_the_cause(hub, fake, ordered):
+    hub.tells[adapters.WEIGHTS] = {"lfs": {"oid": "0" * 64, "size": 49 * 10**15, "pointerSize": 130},
+                                   "size": 49 * 10**15}  # fmt: skip
+    engine = comes(ordered(Adapter("sql", "acme/open", COMMIT)), State.FAILED)
+    assert engine.cause_code == "disk_full"
+    assert "The adapter needs 49000000.0 GB more" in engine.cause
+    assert adapters.WEIGHTS not in hub.sent
+
+
+@pytest.mark.parametrize("asked", ["", "v1"])
+def test_one_that_was_not_fixed_is_fixed_to_what_the_hub_says_then(hub, fake, ordered, asked):
+    engine = comes(ordered(Adapter("sql", "acme/open", asked)))
     fixed = Engine.objects.get(pk=engine.pk)
-    assert fixed.adapters[0]["revision"] == COMMIT
+    assert fixed.adapters[0]["revision"] == (OLD_COMMIT if asked else COMMIT)
     assert fixed.kind == recipes.from_engine(fixed.owner, fixed, {"name": "exam"}).kind
+
+
+def test_it_is_fetched_also_where_the_engine_fetches_its_model_by_itself(hub, fake, ordered, setting, tmp_path):
+    setting(hf_check=False, hf_download=False)
+    comes(ordered(Adapter("sql", "acme/open"), launcher="process", model="acme/open", revision=COMMIT))
+    assert set(hub.sent) == set(adapters.FILES)
 
 
 @pytest.mark.parametrize(
     ("change", "code"),
     [
         ({"files": {}}, "adapter_missing"),
+        ({"files": {}, "adapter": Adapter("sql", "acme/open", COMMIT)}, "adapter_missing"),
         ({"trouble": 418}, "hub_unreachable"),  # what is not tried again and again
+        ({"trouble": 418, "adapter": Adapter("sql", "acme/open", COMMIT)}, "hub_unreachable"),
         ({"adapter": Adapter("sql", "acme/gated")}, "model_gated"),
+        ({"adapter": Adapter("sql", "acme/gated", COMMIT)}, "model_gated"),
         ({"adapter": Adapter("sql", "acme/none")}, "adapter_missing"),
+        ({"adapter": Adapter("sql", "acme/none", COMMIT)}, "adapter_missing"),
         ({"adapter": Adapter("sql", "acme/open", "v9")}, "adapter_missing"),
         ({"setting": {"hf_offline": True}}, "model_not_cached"),
+        ({"setting": {"hf_offline": True}, "adapter": Adapter("sql", "acme/open", COMMIT)}, "model_not_cached"),
         ({"setting": {"hf_cache_dir": "a-volume"}}, "cache_not_a_folder"),
     ],
 )
-def test_what_does_not_come_is_a_cause(hub, ordered, setting, change, code):
+def test_what_does_not_come_is_a_cause(hub, fake, ordered, setting, change, code):
     for name, value in change.items():
         setattr(hub, name, value)
     setting(**change.get("setting", {}))
-    with pytest.raises(StartFailed) as failed:
-        adapter_files.fetch(ordered(change.get("adapter", Adapter("sql", "acme/open"))), lambda line: None)
-    assert failed.value.code == code
+    adapter = change.get("adapter", Adapter("sql", "acme/open"))
+    engine = comes(ordered(adapter), State.FAILED)
+    assert (engine.cause_code, fake.started) == (code, 0)
+    assert engine.advice
+    assert code == "cache_not_a_folder" or adapter.model in engine.cause or "hub" in engine.cause
 
 
-def test_a_cache_that_may_not_be_written_is_a_cause(hub, ordered, tmp_path, monkeypatch):
-    def refuse(*_, **__):
-        raise PermissionError(13, "Permission denied", "/srv/hf/hub")
+def test_a_cache_that_may_not_be_written_is_a_cause(hub, fake, ordered, tmp_path):
+    """Of a model its engine would try by itself; of an adapter it cannot."""
+    blobs = tmp_path / "hf/hub/models--acme--open/blobs"
+    blobs.parent.mkdir(parents=True)
+    blobs.symlink_to(tmp_path)  # which root, too, may not write
+    engine = comes(ordered(Adapter("sql", "acme/open", COMMIT)), State.FAILED)
+    assert (engine.cause_code, "acme/open (sql)" in engine.cause) == ("cache_not_writable", True)
+    assert "hf_cache_dir" in engine.advice
 
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
-    with pytest.raises(StartFailed) as failed:
-        adapter_files.fetch(ordered(Adapter("sql", "acme/open")), lambda line: None)
-    assert (failed.value.code, "/srv/hf/hub" in str(failed.value)) == ("cache_not_writable", True)
 
-
-def test_the_fetch_is_a_step_of_the_start_that_says_so_and_can_be_stopped(hub, fake, ordered, alice, monkeypatch):
-    monkeypatch.setattr(adapter_files, "LOOK_S", 0.02)
-    engine = ordered(Adapter("sql", "acme/open", COMMIT), launcher="fake")
+def test_a_stop_ends_it(hub, fake, ordered, tmp_path):
+    engine = ordered(Adapter("sql", "acme/open", COMMIT))
     hub.delay_s = 30
-    launch = threading.Thread(target=lent(launching.launch), args=(engine.pk,))
-    launch.start()
-    try:
-        for _ in range(500):
-            engine.refresh_from_db()
-            if engine.detail:
-                break
-            launch.join(0.02)
-        assert (engine.state, engine.detail) == (State.PULLING, "fetching the adapter sql")
-        assert lifecycle.request_terminate(engine, NOW, "alice")
-        launch.join(10)
-        assert not launch.is_alive()
-    finally:
-        hub.released.set()
-        for thread in (launch, *threading.enumerate()):
-            if thread is launch or thread.name == "adapter sql":
-                thread.join(10)
-    assert [name for name in fake.calls if "start" in str(name)] == []
-
-
-def test_a_failed_fetch_ends_the_start_with_its_cause(hub, fake, ordered):
-    hub.files = {}
-    engine = ordered(Adapter("sql", "acme/open", COMMIT), launcher="fake")
     launching.launch(engine.pk)
     engine.refresh_from_db()
-    assert (engine.state, engine.cause_code) == (State.FAILED, "adapter_missing")
-    assert "acme/open (sql)" in engine.cause
+    assert (engine.state, engine.detail) == (State.FETCHING, "the adapter sql: asking the hub for its files")
+    assert lifecycle.request_terminate(engine, NOW, "alice")
+    fetching.sweep()
+    assert not [download for download in in_folder(tmp_path / "downloads") if download.is_locked()]
+    assert fake.started == 0
 
 
-def test_what_is_there_is_used_where_nothing_may_be_downloaded(hub, ordered, setting):
-    adapter_files.fetch(ordered(Adapter("sql", "acme/open", COMMIT)), lambda line: None)
+def test_what_is_there_is_used_where_nothing_may_be_downloaded_or_asked(hub, fake, ordered, setting):
+    comes(ordered(Adapter("sql", "acme/open", COMMIT)))
     hub.close()
+    again = ordered(Adapter("sql", "acme/open", COMMIT))
+    launching.launch(again.pk)
+    again.refresh_from_db()
+    assert again.state == State.LOADING, "at once"
     setting(hf_offline=True)
-    adapter_files.fetch(ordered(Adapter("sql", "acme/open", COMMIT)), lambda line: None)
+    comes(ordered(Adapter("sql", "acme/open", COMMIT)))
 
 
-def test_an_adapter_in_use_is_not_removed_from_the_cache(hub, ordered):
-    engine = ordered(Adapter("sql", "acme/open", COMMIT))
-    adapter_files.fetch(engine, lambda line: None)
+def test_the_same_repository_as_model_and_as_adapter_are_two_downloads(tmp_path):
+    model, adapter = Download(tmp_path, "acme/open", COMMIT), Download(tmp_path, "acme/open", COMMIT, adapter=True)
+    for one in (model, adapter):
+        one.path.mkdir()
+    assert {one.path for one in in_folder(tmp_path)} == {model.path, adapter.path}
+
+
+def test_an_adapter_in_use_is_not_removed_from_the_cache(hub, fake, ordered):
+    engine = comes(ordered(Adapter("sql", "acme/open", COMMIT)))
     (cached,) = model_cache.listed()
     assert (cached.model, cached.engines) == ("acme/open", [engine.name])
 
@@ -334,7 +399,7 @@ def test_a_start_with_adapters_is_measured_apart(ordered):
 
     for given in ((), (Adapter("sql", "acme/open"),)):
         measures.record(ordered(*given, device="cuda"), GPU_LOG, NOW)
-    assert sorted(StartMeasure.objects.values_list("flags", flat=True)) == ["", "--max-loras 1"]
+    assert sorted(StartMeasure.objects.values_list("flags", flat=True)) == ["", "--max-loras 1 --max-lora-rank 16"]
 
 
 @pytest.mark.parametrize(("ranks", "least"), [([], 1), ([1], 1), ([2], 8), ([8, 24], 32), ([257], 320), ([512], 512)])

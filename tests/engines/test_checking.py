@@ -11,7 +11,7 @@ from tests.engines.conftest import NOW
 from tests.fakes.launchers import raising
 from tests.threads import at_once
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("no_restarts")]
 
 
 def look(engine, **options):

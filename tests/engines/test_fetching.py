@@ -3,21 +3,22 @@
 import os
 import signal
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from django.urls import reverse
 from django.utils import timezone
 
-from engines import fetching, launching, lifecycle, reconcile, starts
-from engines.downloads import folder, process
+from engines import fetching, launching, lifecycle, queueing, reconcile, starts
+from engines.downloads import folder, process, told
 from engines.downloads.folder import Download, Outcome, Progress
 from engines.launchers.processes import processes_of
-from engines.models import Engine
+from engines.models import Engine, Gpu, GpuLease
 from engines.states import State
 from tests.engines.conftest import join_apart, wait_until
-from tests.engines.downloads.conftest import CONTENT, MEBIBYTE, NOT_NEEDED, SHARDS
-from tests.fakes.hub import COMMIT, GOOD_TOKEN, OLD_COMMIT, POOR_TOKEN, FakeHub
+from tests.engines.downloads.conftest import CONTENT, MEBIBYTE, SHARDS, hub_with_model
+from tests.fakes.hub import COMMIT, GOOD_TOKEN, OLD_COMMIT, POOR_TOKEN
 from vllm_portal.config import get_config
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -27,20 +28,18 @@ SIZE = sum(map(len, CONTENT.values()))
 
 @pytest.fixture
 def hub(setting, tmp_path):
-    hub = FakeHub()
-    hub.files = {**CONTENT, **NOT_NEEDED}
-    setting(hf_check=True, hf_endpoint=hub.url, hf_cache_dir=str(tmp_path / "hf"), data_dir=tmp_path)
-    yield hub
-    for download in folder.in_folder(tmp_path / "downloads"):
-        assert process.end(download)
-    hub.close()
+    with hub_with_model() as hub:
+        setting(hf_check=True, hf_endpoint=hub.url, hf_cache_dir=str(tmp_path / "hf"), data_dir=tmp_path)
+        yield hub
+        for download in folder.in_folder(tmp_path / "downloads"):
+            assert process.end(download)
 
 
 @pytest.fixture
 def waiting(fake, engine_in):
-    """waiting(**columns): an engine that has its place."""
+    """waiting(**columns): an engine that was asked for."""
     return lambda **columns: engine_in(
-        State.PLACED, **{"model": "acme/open", "revision": COMMIT, "launcher": "process", **columns}
+        State.QUEUED, **{"model": "acme/open", "revision": COMMIT, "launcher": "process", **columns}
     )
 
 
@@ -75,7 +74,13 @@ def test_the_engine_starts_when_its_model_is_there(hub, waiting, fake, tmp_path)
     until(State.LOADING, engine)
     assert (fake.started, len(hub.tokens)) == (1, len(CONTENT) + 1)  # each file and their list, once
     assert (snapshot(tmp_path) / SHARDS[0]).read_bytes() == CONTENT[SHARDS[0]]
-    assert [event.new_state for event in engine.events.all()][1:] == ["PLACED", "FETCHING", "STARTING", "LOADING"]
+    assert [event.new_state for event in engine.events.all()][1:] == [
+        "FETCHING",
+        "QUEUED",
+        "PLACED",
+        "STARTING",
+        "LOADING",
+    ]
     assert (engine.download["bytes_done"], engine.download["bytes_total"]) == (SIZE, SIZE)
 
 
@@ -276,11 +281,11 @@ class TestWhoFetches:
         hub.trouble = 503
         until(State.LOADING, waiting(), seconds=60)
 
-    def test_with_docker_it_comes_after_the_image(self, hub, waiting):
+    def test_with_docker_it_comes_before_the_image(self, hub, waiting):
         engine = waiting(launcher="docker")
         until(State.LOADING, engine)
         ways = [event.new_state for event in engine.events.all()]
-        assert ways[1:] == ["PLACED", "PULLING", "FETCHING", "STARTING", "LOADING"]
+        assert ways[1:] == ["FETCHING", "QUEUED", "PLACED", "PULLING", "STARTING", "LOADING"]
 
 
 def test_a_process_that_dies_again_and_again_leaves_it_to_the_engine(hub, waiting, monkeypatch):
@@ -348,3 +353,99 @@ def test_another_commit_is_another_download(tmp_path):
     assert first.outcome("e1") == Outcome("disk_full")
     assert (second.progress(), second.outcome("e1"), first.outcome("e2")) == (Progress(), None, None)
     assert Path(first.path).parent == Path(second.path).parent
+
+
+class TestTheLine:
+    """No GPU waits for a download, and who downloads loses its turn for no longer than that: decision 0030."""
+
+    @pytest.fixture
+    def gpu(self):
+        return Gpu.objects.create(uuid="GPU-0", index=0, name="Card", memory_bytes=1, seen_at=timezone.now())
+
+    @pytest.fixture
+    def downloads(self, hub, waiting, monkeypatch, gpu):
+        """An engine whose download takes hours, and says so."""
+        hub.bytes_per_s = 1
+        monkeypatch.setattr(queueing, "UNTOLD", timedelta(0))
+        engine = waiting(device="cuda")
+        assert look(engine) == State.FETCHING
+        return engine
+
+    def test_it_holds_no_gpu_and_is_overtaken(self, downloads, waiting, gpu):
+        assert not GpuLease.objects.exists()
+        assert downloads.lease_ends_at is None
+        assert look(waiting(device="cuda", model="/models/own")) == State.LOADING
+
+    def test_afterwards_it_comes_before_all_who_were_asked_for_later(self, hub, downloads, waiting, gpu):
+        holder, later = (waiting(device="cuda", model="/models/own") for _ in range(2))
+        assert (look(holder), look(later)) == (State.LOADING, State.QUEUED)
+        hub.bytes_per_s = 0
+        assert process.end(the_download())
+        until(State.QUEUED, downloads)
+        assert "waiting for 1 free GPU" in downloads.detail
+        assert downloads.deadline_at is None
+        places = queueing.of([downloads, later], timezone.now())
+        assert (places[downloads.pk].position, places[later.pk].position) == (1, 2)
+        lifecycle.request_terminate(holder, timezone.now(), "alice")
+        lifecycle.stopped(holder, timezone.now())
+        assert (look(later), look(downloads)) == (State.QUEUED, State.LOADING)
+
+    @pytest.mark.parametrize(("eta_s", "waits"), [(60.0, True), (3600.0, False), (None, False)])
+    def test_one_that_will_soon_be_there_is_waited_for(self, downloads, waiting, gpu, eta_s, waits):
+        Engine.objects.filter(pk=downloads.pk).update(download={"bytes_done": 1, "bytes_total": 2, "eta_s": eta_s})
+        later = waiting(device="cuda", model="/models/own")
+        assert look(later) == (State.QUEUED if waits else State.LOADING)
+        assert not waits or later.detail == "waiting for GPUs, behind engines that come first"
+
+    def test_one_that_has_just_begun_is_waited_for_until_it_can_say(self, downloads, waiting, gpu, monkeypatch):
+        later = waiting(device="cuda", model="/models/own")
+        monkeypatch.setattr(queueing, "UNTOLD", timedelta(minutes=1))
+        assert look(later) == State.QUEUED
+        monkeypatch.setattr(queueing, "UNTOLD", timedelta(0))
+        assert look(later) == State.LOADING
+
+    def test_its_lease_begins_with_its_place(self, hub, waiting, gpu):
+        engine = waiting(device="cuda", lease_hours=2)
+        look(engine)
+        assert engine.lease_ends_at is None
+        until(State.LOADING, engine)
+        placed = engine.events.get(new_state=State.PLACED).at
+        assert engine.lease_ends_at == placed + timedelta(hours=2)
+
+    def test_what_the_portal_cannot_fetch_is_left_to_the_engine_once(self, hub, waiting, tmp_path, gpu):
+        """It does not go round and round."""
+        blobs = tmp_path / "hf" / "hub" / "models--acme--open" / "blobs"
+        blobs.parent.mkdir(parents=True)
+        blobs.symlink_to(tmp_path)  # which root, too, may not write
+        GpuLease.objects.create(gpu=gpu, engine=waiting(model="/models/own", device="cuda"))
+        engine = waiting(device="cuda")
+        until(State.QUEUED, engine)
+        for _ in range(3):
+            assert look(engine) == State.QUEUED
+        assert [event.new_state for event in engine.events.all()].count("FETCHING") == 1
+        assert told.of(engine.download) is None, "nobody is told of one"
+
+    def test_one_that_has_its_place_keeps_it(self, hub, fake, engine_in, gpu):
+        """Started afresh, and its files are gone."""
+        columns = {"model": "acme/open", "revision": COMMIT, "launcher": "process", "device": "cuda"}
+        engine = engine_in(State.PLACED, **columns)
+        lease = GpuLease.objects.create(gpu=gpu, engine=engine)
+        assert look(engine) == State.FETCHING
+        assert list(Engine.objects.in_line(on_cpu=False)) == []
+        with pytest.raises(ValueError, match="stay leased"):
+            lifecycle.get_in_line(engine, timezone.now())
+        until(State.LOADING, engine)
+        assert GpuLease.objects.get() == lease
+
+    def test_its_time_line_and_what_its_load_took(self, engine_in):
+        now = timezone.now()
+        engine = engine_in(State.QUEUED)
+        assert lifecycle.move(engine, State.QUEUED, State.FETCHING, now)
+        assert lifecycle.get_in_line(engine, now + timedelta(hours=1))
+        assert lifecycle.place(engine, [], now + timedelta(hours=2))
+        for hours, (old, new) in enumerate(pairwise([State.PLACED, State.STARTING, State.LOADING, State.READY]), 3):
+            assert lifecycle.move(engine, old, new, now + timedelta(hours=hours))
+        engine = Engine.objects.prefetch_related("events").get()
+        steps = [step.phase for step in starts.timeline(engine)]
+        assert steps == ["queue", "download", "queue", "start", "boot", "ready"]
+        assert starts.load_s(engine) == 2 * 3600

@@ -42,6 +42,13 @@ def test_an_engine_that_never_got_a_gpu_held_none():
     assert measured(engine(), [], DAY).held_s == 0
 
 
+def test_a_download_before_the_place_holds_none_and_one_after_it_does():
+    before = [(at(-9), "QUEUED"), (at(-8), "FETCHING"), (at(-2), "QUEUED"), *LIFE[1:], (at(3), "STOPPED")]
+    assert measured(engine(), before, DAY).held_s == 4 * 3600
+    after = [(at(-2), "PLACED"), (at(-1), "FETCHING"), (at(3), "STOPPED")]
+    assert measured(engine(), after, DAY).held_s == 5 * 3600
+
+
 def test_of_a_part_of_a_gpu_a_part_is_held_and_idle():
     shares = Engine(name="e", model="m", gpu_memory_utilization=0.5)
     one = measured(shares, [(at(0), "PLACED"), (at(0), "READY"), (at(2), "STOPPED")], DAY)

@@ -105,7 +105,7 @@ def test_a_start_is_measured_by_earlier_ones_of_its_model(alice, engine_in):
     container = Engine(state=State.LOADING, launcher="docker")
     assert [phase.name for phase in cards.phases(container)][1:3] == ["fetching", "starting"]
     container.download = {"bytes_done": 1}
-    assert [phase.name for phase in cards.phases(container)][1:3] == ["fetching", "downloading the model"]
+    assert [phase.name for phase in cards.phases(container)][:3] == ["downloading the model", "waiting", "fetching"]
     assert cards.card(engine_in(State.LOADING, model="acme/other"), alice, NOW).usual_s is None
 
 

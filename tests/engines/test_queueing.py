@@ -8,7 +8,7 @@ from django.test import Client
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines import queueing, reclaiming
+from engines import lifecycle, queueing, reclaiming
 from engines.models import Engine, Gpu, GpuLease
 from engines.placement import SLICES
 from engines.queueing import Place, Waiting
@@ -164,3 +164,15 @@ class TestRows:
         assert reclaiming.chosen(ready, now) == [], (
             "one that can never come up holds up nobody, and one GPU is free soon"
         )
+
+    def test_nobody_gives_way_to_a_download(self, held, engine_in, setting):
+        """It could fail, or take hours; those that were stopped for it would have been so for nothing."""
+        setting(reclaim_idle_minutes=30)
+        idle = held(0, used_at=NOW)
+        now = HOURS[5]
+        waiting = engine_in(State.FETCHING, device="cuda")
+        Engine.objects.filter(pk=waiting.pk).update(state_since=now)
+        assert queueing.line(False, now)[0].downloads, "it has just begun, so others wait for it"
+        assert reclaiming.chosen([idle], now) == []
+        assert lifecycle.get_in_line(waiting, now)
+        assert reclaiming.chosen([idle], now) == [idle]

@@ -6,7 +6,7 @@ import pytest
 from django.db.backends.utils import CursorWrapper
 from django.utils import timezone
 
-from engines import gpus, health, lifecycle, reconcile, strays
+from engines import checking, gpus, health, launching, lifecycle, reconcile, strays
 from engines.errors import LauncherError
 from engines.gpus import Found
 from engines.launchers.base import LaunchSpec
@@ -16,7 +16,7 @@ from tests.engines.conftest import NOW, join_apart, wait_until
 from tests.fakes.launchers import raising
 from tests.threads import at_once
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("no_restarts")]
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +81,45 @@ def test_where_all_is_well_200_engines_cost_a_few_queries(running, monkeypatch):
     reconcile.reconcile(timezone.now())
     assert len([query for query in asked if query.startswith(("SELECT", "UPDATE", "INSERT"))]) <= 10, asked
     assert Engine.objects.filter(state=State.READY).count() == len(engines) - 5
+
+
+class TestWhereManyWait:
+    @pytest.fixture
+    def waiting(self, fake, engine_in):
+        """200 that wait for one GPU, which the first of them got; all have been told."""
+        Gpu.objects.create(uuid="GPU-0", index=0, name="Card", memory_bytes=1, seen_at=NOW)
+        engines = [engine_in(device="cuda") for _ in range(200)]
+        Engine.objects.exclude(pk__in=[engine.pk for engine in engines[:3]]).update(detail=launching.BEHIND[False])
+        work()
+        assert [engine.state for engine in Engine.objects.order_by("created_at")[:2]] == ["LOADING", "QUEUED"]
+        return engines
+
+    def test_a_round_costs_a_few_queries(self, waiting, monkeypatch):
+        monkeypatch.setattr(checking, "look_at", lambda *_, **__: None)  # of the one that loads
+        monkeypatch.setattr(strays, "_looked_at", float("inf"))
+        asked, real = [], CursorWrapper.execute
+        monkeypatch.setattr(CursorWrapper, "execute", lambda *given: asked.append(given[1]) or real(*given))
+        work()
+        assert len([query for query in asked if query.startswith(("SELECT", "UPDATE", "INSERT"))]) <= 10, asked
+
+    def test_what_comes_free_is_given_in_one_round_and_in_their_order(self, waiting):
+        for number in range(1, 4):
+            Gpu.objects.create(uuid=f"GPU-{number}", index=number, name="Card", memory_bytes=1, seen_at=NOW)
+        work()
+        placed = Engine.objects.exclude(state=State.QUEUED).values_list("pk", flat=True)
+        assert set(placed) == {engine.pk for engine in waiting[:4]}
+
+    def test_one_that_others_do_not_keep_waiting_any_more_is_seen_to(self, waiting):
+        """The next one needs more GPUs than programs that are no engines leave now."""
+        first, large, after = waiting[:3]
+        Gpu.objects.create(uuid="GPU-1", index=1, name="Card", memory_bytes=1, seen_at=NOW, foreign_memory_bytes=2**40)
+        Engine.objects.filter(pk=large.pk).update(tensor_parallel_size=2, detail=launching.BEHIND[False])
+        work()
+        lifecycle.request_terminate(first, NOW, "alice")
+        work(2)
+        after.refresh_from_db()
+        large.refresh_from_db()
+        assert (large.state, after.state) == (State.QUEUED, State.LOADING)
 
 
 def test_an_engine_without_an_owner_is_ended(fake, running, alice, state_of):

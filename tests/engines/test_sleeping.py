@@ -1,4 +1,4 @@
-"""vLLM's own sleep: who is put to it, in which order, how it comes back, and what is left of it half done."""
+"""vLLM's own sleep: who is put to it, in which order, and what becomes of one that sleeps."""
 
 from datetime import timedelta
 
@@ -8,59 +8,22 @@ from django.utils import timezone
 from engines import (
     checking,
     ending,
-    health,
     launching,
-    lifecycle,
     reclaiming,
     reconcile,
     sleeping,
     terms,
-    vllm_sleep,
-    waking,
 )
 from engines.gpu_hours import idle_s, measured
-from engines.models import CpuLease, Engine, Gpu, GpuLease, GpuSlice
+from engines.models import CpuLease, Engine, Gpu, GpuLease
 from engines.probing import address_of
 from engines.states import Desired, State
-from tests.engines.conftest import NOW, join_apart, wait_until
+from tests.engines.conftest import NOW, goes_on, is_asleep, join_apart, wait_until
 from tests.threads import at_once
-from vllm_portal.errors import CallerError
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("no_wait")]
 ENGINES = "/api/v1/engines"
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
-DEV = {"VLLM_SERVER_DEV_MODE": "1"}
-
-
-@pytest.fixture(autouse=True)
-def no_wait(monkeypatch):
-    """No web process reads the routes here."""
-    monkeypatch.setattr(ending, "KNOWN", timedelta(0))
-
-
-@pytest.fixture
-def sleeper(served):
-    """sleeper(state, level, *flags): an engine in this state that can sleep, and the stand-in that it is."""
-
-    def make(state=State.SLEEPING, level=1, *flags, **columns):
-        engine, process = served(state, *flags, env=DEV, **columns)
-        columns = {"sleep_level": level, "port": process.port, "deadline_at": None}
-        Engine.objects.filter(pk=engine.pk).update(**columns, state_since=timezone.now() - HOUR)
-        engine.refresh_from_db()
-        return engine, process
-
-    return make
-
-
-def goes_on(engine):
-    """What a hint, or the reconciler, has done. Returns the state."""
-    sleeping.go_on(engine.pk)
-    engine.refresh_from_db()
-    return engine.state
-
-
-def is_asleep(process):
-    return process.get("/is_sleeping").json()["is_sleeping"]
 
 
 class TestWhoCan:
@@ -173,91 +136,6 @@ class TestFallingAsleep:
         assert not sleeping.put_to_sleep(engine, NOW, "x")
 
 
-class TestWaking:
-    @pytest.mark.parametrize("level", [1, 2])
-    def test_it_gives_a_real_answer_before_it_is_ready(self, sleeper, level):
-        engine, process = sleeper(State.SLEEPING, level)
-        goes_on(engine)
-        assert waking.wake(engine, "alice")
-        assert (engine.state, engine.generation) == (State.WAKING, 1)
-        tokens = process.tokens()
-        assert goes_on(engine) == State.READY
-        assert (engine.slept_at, engine.deadline_at, engine.generation) == (None, None, 1)
-        assert process.tokens() == (tokens[0] + engine.probe_prompt_tokens, tokens[1] + engine.probe_generated_tokens)
-        assert engine.probe_generated_tokens == 1
-        answer = process.post(
-            "/v1/completions", {"model": "acme/tiny", "prompt": "Hi", "max_tokens": 3},
-            authorization=f"Bearer {address_of(engine).key}",
-        )  # fmt: skip
-        assert answer.json()["choices"][0]["text"] != "!!!"
-
-    def test_of_many_who_wake_it_one_does(self, engine_in):
-        engine = engine_in(State.SLEEPING)
-        copies = [Engine.objects.get(pk=engine.pk) for _ in range(8)]
-        woken = at_once(*[lambda copy=copy: waking.wake(copy, "alice") for copy in copies])
-        assert sorted(woken) == [False] * 7 + [True]
-        assert [str(one) for one in engine.events.all()].count("SLEEPING -> WAKING") == 1
-
-    def test_one_that_was_not_asleep_yet_is_ready_at_once(self, sleeper):
-        engine, process = sleeper(State.READY)
-        sleeping.put_to_sleep(engine, NOW, "the portal")
-        assert waking.see(engine.pk, "alice") == (False, "waking", "")
-        assert goes_on(engine) == State.READY
-        assert "fall asleep" not in process.log()
-        assert waking.see(engine.pk, "alice").ready
-
-    @pytest.mark.parametrize("done", range(4))
-    def test_level_2_goes_on_wherever_it_was_cut_off(self, sleeper, done):
-        engine, _ = sleeper(State.SLEEPING, 2)
-        goes_on(engine)
-        address = address_of(engine)
-        for path, body, _ in vllm_sleep._WAKE[2][:done]:
-            assert health.call("POST", address, path, body).status == 200
-        assert waking.wake(engine, "alice")
-        assert goes_on(engine) == State.READY
-        answer = health.call("POST", address, "/v1/completions", {"prompt": "Hi", "max_tokens": 3})
-        assert answer.body["choices"][0]["text"] != "!!!"
-
-    def test_one_that_does_not_wake_says_so(self, sleeper):
-        engine, _ = sleeper(State.SLEEPING, 1, "--simulate-sleep-failure", "wake")
-        goes_on(engine)
-        assert waking.wake(engine, "alice")
-        assert goes_on(engine) == State.WAKING
-        assert engine.detail == "tries again: /wake_up was answered with 500"
-        assert waking.see(engine.pk, "alice").told == f"waking {engine.detail}"
-        sleeping.watch(engine, engine.deadline_at + MINUTE)
-        engine.refresh_from_db()
-        assert (engine.state, engine.cause_code) == (State.FAILED, "does_not_wake")
-        assert "/wake_up was answered with 500" in engine.cause
-
-    def test_while_another_measures_the_memory_of_its_gpu_it_waits(self, engine_in):
-        gpu = Gpu.objects.create(uuid="GPU-0", index=0, name="Card", memory_bytes=1, seen_at=NOW)
-        engine, other = engine_in(State.SLEEPING), engine_in(State.LOADING)
-        for number, one in enumerate((engine, other)):
-            lease = GpuLease.objects.create(gpu=gpu, engine=one, slices=5)
-            GpuSlice.objects.create(gpu=gpu, number=number, lease=lease)
-        with pytest.raises(CallerError, match=f"until {other.name} has come up"):
-            waking.wake(engine, "alice")
-        assert f"until {other.name} has come up" in waking.see(engine.pk, "alice").told
-        assert lifecycle.move(other, State.LOADING, State.READY, NOW)
-        assert waking.see(engine.pk, "alice").told == "waking"
-        third = engine_in(State.QUEUED, device="cuda", gpu_memory_utilization=0.25)
-        assert not lifecycle.place(third, [gpu], NOW), "and who comes up waits for one that wakes"
-        engine.refresh_from_db()
-        assert lifecycle.move(engine, State.WAKING, State.READY, NOW)
-        assert lifecycle.place(third, [gpu], NOW)
-
-    def test_ready_is_awake_whatever_was_late(self, sleeper):
-        """A /sleep that a worker sent who had been stopped for a while."""
-        engine, process = sleeper(State.READY)
-        process.post("/sleep?level=1", None)
-        checking.check(engine.pk)
-        engine.refresh_from_db()
-        assert engine.state == State.WAKING
-        assert goes_on(engine) == State.READY
-        assert not is_asleep(process)
-
-
 class TestWhileItSleeps:
     def test_it_is_left_alone(self, sleeper, fake):
         engine, process = sleeper()
@@ -270,7 +148,8 @@ class TestWhileItSleeps:
         assert fake.calls == []
 
     def test_its_death_is_seen_at_once(self, sleeper, fake):
-        engine, _ = sleeper()
+        """Where nobody may wake it: else it is asleep, see test_afresh."""
+        engine, _ = sleeper(wakes=False)
         goes_on(engine)
         fake.die(engine.container_name, "", exit_code=137, oom_killed=True)
         reconcile.reconcile(timezone.now())
@@ -370,126 +249,3 @@ class TestGivingWay:
     def leases(*engines):
         for slot, engine in enumerate(engines):
             CpuLease.objects.create(slot=slot, engine=engine)
-
-
-class TestWhoeverDies:
-    """A worker that dies in between leaves it to the next one."""
-
-    @pytest.mark.parametrize("call", ["fall_asleep", "is_asleep"])
-    def test_while_it_falls_asleep(self, sleeper, monkeypatch, call):
-        engine, process = sleeper()
-        with monkeypatch.context() as patched:
-            patched.setattr(vllm_sleep, call, lambda *_: 1 / 0)
-            with pytest.raises(ZeroDivisionError):
-                sleeping.go_on(engine.pk)
-        reconcile.reconcile(timezone.now())
-        join_apart()
-        engine.refresh_from_db()
-        assert (engine.state, engine.slept_at is not None, is_asleep(process)) == (State.SLEEPING, True, True)
-
-    @pytest.mark.parametrize("call", ["vllm_sleep.wake_up", "health.prove", "lifecycle.move"])
-    def test_while_it_wakes(self, sleeper, monkeypatch, call):
-        engine, process = sleeper()
-        goes_on(engine)
-        waking.wake(engine, "alice")
-        module, name = call.split(".")
-        with monkeypatch.context() as patched:
-            patched.setattr(getattr(sleeping, module), name, lambda *_, **__: 1 / 0)
-            with pytest.raises(ZeroDivisionError):
-                sleeping.go_on(engine.pk)
-        reconcile.reconcile(timezone.now())
-        join_apart()
-        engine.refresh_from_db()
-        assert (engine.state, engine.generation, is_asleep(process)) == (State.READY, 1, False)
-
-
-class TestApi:
-    def test_its_owner_wakes_it(self, client_of, alice, bob, engine_in):
-        engine = engine_in(State.SLEEPING, shared=True)
-        assert client_of(bob).post(f"{ENGINES}/{engine.pk}/wake").status_code == 404
-        for _ in range(2):
-            answer = client_of(alice).post(f"{ENGINES}/{engine.pk}/wake")
-            assert (answer.status_code, answer.json()["state"]) == (202, "WAKING")
-
-    def test_it_tells_when_it_sleeps(self, client_of, alice, engine_in, setting):
-        setting(sleep_level=1, sleep_minutes=15)
-        engine = engine_in(State.READY, sleep_level=1, used_at=NOW)
-        told = client_of(alice).get(f"{ENGINES}/{engine.pk}").json()
-        assert (told["sleep_level"], told["sleep_minutes"], told["sleep_at"]) == (1, None, "2025-01-01T00:15:00Z")
-
-    def test_its_owner_says_when_within_the_admins_most(self, client_of, alice, root, engine_in, setting):
-        setting(sleep_minutes_most=30)
-        engine = engine_in(State.READY)
-        api, address = client_of(alice), f"{ENGINES}/{engine.pk}"
-        assert api.patch(address, {"sleep_minutes": 30}, format="json").json()["sleep_minutes"] == 30
-        for wrong in (31, 0, "x"):
-            answer = api.patch(address, {"sleep_minutes": wrong}, format="json")
-            assert (answer.status_code, list(answer.json())) == (400, ["sleep_minutes"])
-        assert client_of(root).patch(address, {"sleep_minutes": 31}, format="json").status_code == 200
-        assert api.patch(address, {"sleep_minutes": None}, format="json").json()["sleep_minutes"] is None
-        refused = api.post(ENGINES, {"model": "acme/tiny", "sleep_minutes": 31}, format="json")
-        assert refused.json() == {"sleep_minutes": ["At most 30 minutes here; an admin may give more."]}
-
-    @pytest.mark.parametrize("state", [State.SLEEPING, State.WAKING])
-    def test_the_documented_list_has_it(self, client_of, alice, engine_in, state):
-        engine = engine_in(state)
-        (listed,) = client_of(alice).get("/active_models/").json()
-        assert listed["container_id"] == engine.container_id
-        (found,) = client_of(alice).get(f"{ENGINES}?state={state}").json()["results"]
-        assert found["state"] == state
-
-
-class TestPages:
-    @pytest.fixture
-    def browser(self, client, alice):
-        client.force_login(alice)
-        return client
-
-    def test_the_card_says_what_it_means_and_wakes_it(self, browser, engine_in):
-        engine = engine_in(State.SLEEPING)
-        page = browser.get("/cards").content.decode()
-        assert ">dozing<" in page
-        assert "#rest" in page
-        assert "its place on the GPU is kept" in page
-        assert browser.post(f"/engine/{engine.pk}/wake").status_code == 302
-        page = browser.get("/cards").content.decode()
-        assert ">waking<" in page
-        assert f"/engine/{engine.pk}/wake" not in page
-
-    def test_the_card_counts_down(self, browser, engine_in, setting):
-        setting(sleep_level=1, sleep_minutes=15, idle_stop_minutes=60)
-        engine_in(State.READY, sleep_level=1, used_at=NOW)
-        page = browser.get("/cards").content.decode()
-        assert "dozes from Wed 00:15 UTC if nobody asks it" in page
-        assert "sleeps from Wed 01:00 UTC if nobody asks it" in page
-
-    def test_its_page_sets_it_where_it_can(self, browser, engine_in):
-        engine = engine_in(State.READY, sleep_level=1)
-        page = f"/engine/{engine.pk}"
-        assert 'name="sleep_minutes"' in browser.get(page).content.decode()
-        browser.post(f"{page}/keep", {"sleep_minutes": "5", "wakes": "true"})
-        assert Engine.objects.get().sleep_minutes == 5
-        browser.post(f"{page}/keep", {"wakes": "true"})
-        assert Engine.objects.get().sleep_minutes == 5, "a form without it leaves it"
-        browser.post(f"{page}/keep", {"sleep_minutes": "", "wakes": "true"})
-        assert Engine.objects.get().sleep_minutes is None
-        Engine.objects.update(sleep_level=0)
-        assert 'name="sleep_minutes"' not in browser.get(page).content.decode()
-
-
-def test_the_stand_in_sleeps_and_wakes(simulator, worker, client_of, alice, setting):
-    """By the reconciler alone, from the start to the end."""
-    setting(sleep_level=2)
-    simulator()
-    api = client_of(alice)
-    api.post("/vllm_request/start", {"Model": "acme/tiny"}, format="json")
-    engine = Engine.objects.get()
-    assert (engine.state, engine.sleep_level) == (State.READY, 2)
-    for _ in range(2):
-        engine.refresh_from_db()
-        container = engine.container_id
-        assert sleeping.put_to_sleep(engine, timezone.now(), "the portal")
-        wait_until(lambda: Engine.objects.get().slept_at)
-        assert api.post(f"{ENGINES}/{engine.pk}/wake").status_code == 202
-        wait_until(lambda: Engine.objects.get().state == State.READY)
-        assert (Engine.objects.get().container_id, Engine.objects.get().generation) == (container, 1)

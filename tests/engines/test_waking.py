@@ -51,7 +51,10 @@ class TestFallingAsleep:
     def test_who_wants_it_stopped_meanwhile_gets_that(self, running):
         engine = running(State.READY)
         assert rest(engine)
-        assert lifecycle.request_terminate(engine, NOW, "alice") is False
+        assert lifecycle.request_terminate(engine, NOW, "alice")
+        assert not lifecycle.request_terminate(engine, NOW, "alice"), "once"
+        engine.refresh_from_db()
+        assert engine.cause == "", "why it was to sleep counts no longer"
         ending.stop(engine.pk)
         engine.refresh_from_db()
         assert (engine.state, engine.hf_token_encrypted) == (State.STOPPED, "")

@@ -10,7 +10,7 @@ from engines.states import State
 from tests.engines.conftest import wait_until
 from vllm_portal.encryption import decrypt
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("no_restarts")]
 
 START, TERMINATE = "/vllm_request/start", "/vllm_request/terminate"
 

@@ -237,6 +237,24 @@ def test_a_key_may_be_denied_it(portal, alice, asleep, eventually):
     assert len(requests.get(portal.url + "/v1/models", headers=headers, timeout=20).json()["data"]) == 1
 
 
+def test_such_a_key_is_not_told_that_an_engine_sleeps_which_starts_afresh(
+    portal, gateway, alice, raw_engine, eventually, monkeypatch
+):
+    """Nobody has to wake it, so that it may not wake it is not why."""
+    monkeypatch.setattr(hints, "send", lambda *_: None)
+    engine = ready_engine(alice, raw_engine.port)
+    _, clear = keys.make(alice, {"name": "cron", "may_wake": False})
+    assert ending.start_afresh(engine, NOW, "it died", restarts=1)
+    eventually(lambda: knows_of_its_sleep(gateway, engine))
+    for _ in range(2):
+        headers = {"Authorization": f"Bearer {clear}"}
+        answer = portal.post(alice, "/v1/chat/completions", {"model": "tiny", "messages": []}, headers=headers)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "engine_waking")
+        assert answer.headers["retry-after"] == "10"
+        if engine.state == State.STOPPING:
+            assert lifecycle.start_afresh(engine, NOW)
+
+
 def test_who_has_nothing_left_or_no_right_wakes_nobody(portal, alice, bob, asleep):
     TokenLimit.objects.filter(user=alice).update(gen_token_limit=0)
     answer = portal.chat(alice, max_tokens=5)

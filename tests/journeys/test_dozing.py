@@ -1,5 +1,8 @@
 """An engine that nobody asks, by the portal's own clocks: it dozes, outlives a restart of the portal, and wakes."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import requests
 
 from tests.journeys import whole_way
@@ -41,5 +44,40 @@ def test_it_dozes_over_a_restart_and_a_stream_wakes_it(tmp_path):
         records = "select outcome from inference_usagerecord"
         portal.wait_for(lambda: portal.database_rows(records), 10, "the record")
         assert portal.audit() == ALL_WELL
+    finally:
+        portal.stop()
+
+
+def test_who_waits_for_it_is_let_go_at_once_when_the_portal_stops(tmp_path):
+    """Also where the pages' process holds the request."""
+    portal = PortalProcess(
+        tmp_path, launcher="simulator", stop_engines_on_exit="true", reconcile_seconds=0.5, cpu_slots=1
+    )
+    try:
+        alice = portal.start().admin().add_user("alice", "correct horse")
+        whole_way.start(alice, MODEL, 2048, 60)
+        portal.change_rows(
+            "update engines_engine set state = 'STOPPING', desired = 'sleep', cause_code = 'idle', "
+            "state_since = '2020-01-01 00:00:00'"
+        )
+        states = "select state from engines_engine order by created_at"
+        portal.wait_for(lambda: portal.database_rows(states)[0]["state"] == "ASLEEP", 60, "the engine to sleep")
+        whole_way.start(alice, "some-org/another", 2048, 60)  # so that the first one has no place to wake
+        with ThreadPoolExecutor() as pool:
+            asked = [
+                pool.submit(alice.post, "/llm_request", model=MODEL, prompt="Hello", stream=stream)
+                for stream in (False, True)
+            ]
+            portal.wait_for(lambda: portal.database_rows(states)[0]["state"] == "QUEUED", 60, "the wish to wake it")
+            began = time.monotonic()
+            ended = pool.submit(portal.stop)
+            answers = [one.result(30) for one in asked]
+            took_s = time.monotonic() - began
+            assert ended.result(60) == 0
+        for answer in answers:
+            assert (answer.status_code, list(answer.json())) == (503, ["detail"]), answer.text
+            assert "restarting" in answer.json()["detail"]
+            assert int(answer.headers["retry-after"]) > 0
+        assert took_s < 4, "not after the ten seconds of a web process that stops"
     finally:
         portal.stop()

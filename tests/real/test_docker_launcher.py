@@ -20,6 +20,7 @@ from engines.errors import LauncherError, StartFailed
 from engines.launchers.base import LaunchSpec, Observation, Status
 from engines.launchers.container_config import LABEL_ENGINE, LABEL_GENERATION, LABEL_PORTAL, DockerSettings
 from engines.launchers.docker import DockerLauncher, daemon_answers
+from engines.vllm_command import CONTAINER_COMPILE_CACHE, CONTAINER_HF_CACHE
 from tests.engines.launchers.contract import HF_TOKEN, LauncherContract, ask, ended, new_name, wait_until
 from tests.real.registry import Registry, serve
 
@@ -183,6 +184,30 @@ def test_a_volume_can_be_the_cache(rig: DockerRig) -> None:
     finally:
         rig.end_all()
         docker("volume", "rm", volume)
+
+
+def test_a_portal_in_a_container_shares_its_volumes_with_engines(rig: DockerRig) -> None:
+    """It has them at folders of its own; engines get the same, and of what is compiled only their own part."""
+    cache, compiled = f"{rig.portal_id}-cache", f"{rig.portal_id}-compiled"
+    at = {"/hf-cache": cache, "/data/compile-cache": compiled}
+    try:
+        volumes = [part for folder, volume in at.items() for part in ("-v", f"{volume}:{folder}")]
+        made = "cd /data/compile-cache; mkdir -p 7/ab /hf-cache/hub; echo its > /hf-cache/hub/model; echo no > other"
+        docker("run", "--rm", *volumes, "--entrypoint", "sh", rig.image, "-c", made)
+        spec = rig.spec(compile_cache="/data/compile-cache/7/ab")
+        seen = ask(rig.launcher(hf_cache="/hf-cache", volumes=at).start(spec))
+        assert seen["writable_cache"]
+        mine = f"{CONTAINER_COMPILE_CACHE}/x"
+        within = f"cat {CONTAINER_HF_CACHE}/hub/model; echo mine > {mine}; cat {mine}"
+        assert docker("exec", spec.name, "sh", "-c", within) == "its\nmine"
+        assert "other" not in docker("exec", spec.name, "ls", CONTAINER_COMPILE_CACHE)
+        read = docker("run", "--rm", *volumes, "--entrypoint", "cat", rig.image, "/data/compile-cache/7/ab/x")
+        assert read == "mine"
+        with pytest.raises(StartFailed, match="no volume elsewhere"):
+            rig.launcher(volumes={"/data": "elsewhere"}).start(rig.spec())
+    finally:
+        rig.end_all()
+        docker("volume", "rm", cache, compiled)
 
 
 def test_a_local_model_is_there_under_its_own_path_and_read_only(rig: DockerRig) -> None:

@@ -44,7 +44,7 @@ class Lives:
         """Seconds until all was well again after a death there."""
 
     def go(self, step: str, within: str) -> None:
-        """`within`: launch, doze, sleep, stop or failure: the part of its life that the step belongs to."""
+        """`within`: launch, doze, sleep, afresh, stop or failure: the part of its life that the step belongs to."""
         if within == "launch":
             self.portal.die_at(step)
         engine = self.alice.post("/api/v1/engines", model=MODEL).json()["id"].replace("-", "")
@@ -59,6 +59,8 @@ class Lives:
                 took_s = self._sleeps_and_wakes(engine, step)
             elif within == "doze":
                 took_s = self._dozes_and_wakes(engine, step)
+            elif within == "afresh":
+                took_s = self._starts_afresh(engine, step)
             self._asks(engine, "delete", "", "the stop")
             stopped_s = self._comes_to(engine, "STOPPED", step)
             took_s = stopped_s if within == "stop" else took_s
@@ -81,6 +83,17 @@ class Lives:
         woke_s = self._comes_to(engine, "READY", step)
         assert self._row(engine)["generation"] == 2, f"woken once in spite of a death at {step}"
         return max(slept_s, woke_s)
+
+    def _starts_afresh(self, engine: str, step: str) -> float:
+        """As if it had not woken from vLLM's sleep. Seconds."""
+        ran = self._processes(engine)
+        self.portal.change_rows("update engines_engine set state = 'STOPPING', desired = 'run' where id = ?", engine)
+        started = time.monotonic()
+        self.portal.wait_for(lambda: self._row(engine)["generation"] > 1, 60, f"a fresh start after a death at {step}")
+        self._comes_to(engine, "READY", step)
+        assert self._row(engine)["generation"] == 2, f"started afresh once in spite of a death at {step}"
+        assert not self._processes(engine) & ran
+        return time.monotonic() - started
 
     def _dozes_and_wakes(self, engine: str, step: str) -> float:
         """As if it had left the routes a while ago. Seconds. The engine that runs is the same all the time."""

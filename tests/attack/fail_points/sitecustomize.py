@@ -13,7 +13,8 @@ import signal
 import sys
 
 STEPS = {
-    "engines.lifecycle": ["place", "move", "stopped", "failed"],
+    "engines.lifecycle": ["place", "move", "stopped", "failed", "start_afresh", "get_in_line"],
+    "engines.downloads.process": ["begin"],
     "engines.launchers.process": [
         "ProcessLauncher.start", "ProcessLauncher._launch", "ProcessLauncher.stop", "ProcessLauncher._put_away",
         "ProcessLauncher._ask_to_end", "ProcessLauncher.poll",

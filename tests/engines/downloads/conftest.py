@@ -1,6 +1,7 @@
 """A hub with a small model, and a cache."""
 
 import json
+from contextlib import contextmanager
 
 import pytest
 
@@ -31,12 +32,21 @@ NOT_NEEDED = {
 }
 
 
-@pytest.fixture
-def hub():
+@contextmanager
+def hub_with_model():
+    """Whose repositories all hold it."""
     hub = FakeHub()
     hub.files = {**CONTENT, **NOT_NEEDED}
-    yield hub
-    hub.close()
+    try:
+        yield hub
+    finally:
+        hub.close()
+
+
+@pytest.fixture
+def hub():
+    with hub_with_model() as hub:
+        yield hub
 
 
 @pytest.fixture

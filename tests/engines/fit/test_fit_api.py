@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from engines import preflight
+from engines import adapters, preflight
 from engines.fit import question
 from engines.fit.flags import GIB
 from engines.models import Engine, Gpu, GpuLease, StartMeasure
@@ -247,3 +247,56 @@ def test_a_share_of_a_gpu_is_all_that_it_may_take(ask, fake_hub, on_gpus, engine
     assert ask({**order, "gpu_memory_utilization": 0.4}).json()["fits_now"] is True
     assert ask({**order, "gpu_memory_utilization": 0.5}).json()["fits_now"] is False
     assert ask(order).json()["fits_now"] is False
+
+
+class TestAdapters:
+    @pytest.fixture
+    def with_adapter(self, fake_hub):
+        """Whose repositories hold a model and an adapter of rank 24."""
+        fake_hub.files |= {adapters.CONFIG: json.dumps({"r": 24}).encode(), adapters.WEIGHTS: 1000}
+        return fake_hub
+
+    def test_they_are_counted_by_their_rank(self, ask, with_adapter):
+        order = {"model": "acme/open", "max_model_len": 8192, "gpus": [{"memory_gib": 24}]}
+        given = [{"name": "sql", "model": "acme/open"}, {"name": "old", "model": "acme/gated", "revision": "v1"}]
+        plain, body = ask(order), ask({**order, "adapters": given, "hugging_face_hub_token": GOOD_TOKEN}).json()
+        (place,), (bare,) = body["places"], plain.json()["places"]
+        assert bare["adapters_bytes"] == 0
+        assert place["adapters_bytes"] == 2 * 32 * 2 * (32 * 81_920 + 264_704)
+        assert place["cache_bytes"] == bare["cache_bytes"] - place["adapters_bytes"]
+        assert body["notes"][-1] == "2 adapters: about 0.34 GiB at rank 32, estimated from the model's layers."
+
+    def test_what_is_no_adapter_is_refused_as_at_a_start(self, ask, fake_hub):
+        field, text = refusal(ask({"model": "acme/open", "adapters": [{"name": "sql", "model": "acme/open"}]}))
+        assert (field, "no LoRA adapter" in text) == ("adapters", True)
+
+    def test_where_the_hub_may_not_be_asked_the_cache_tells_or_nobody(self, ask, folder, setting, tmp_path):
+        setting(hf_check=False, hf_cache_dir=str(tmp_path / "hf"))
+        snapshot = tmp_path / "hf/hub/models--acme--there/snapshots" / COMMIT
+        snapshot.mkdir(parents=True)
+        (snapshot / adapters.CONFIG).write_text('{"r": 64}')
+        given = [{"name": "there", "model": "acme/there", "revision": COMMIT}, {"name": "away", "model": "acme/away"}]
+        notes = ask({"model": str(folder), "adapters": given}).json()["notes"]
+        assert notes[-2].startswith("2 adapters: about 0.00 GiB at rank 64")
+        assert notes[-1] == "The rank of away is not known; 16 is taken."
+
+    def test_a_start_with_as_many_that_was_measured_answers(self, ask, with_adapter, on_gpus):
+        on_gpus(80, name="H100")
+        StartMeasure.objects.create(
+            key="k", model="acme/open", device="cuda", gpu_name="H100", gpu_memory_bytes=80 * GIB,
+            tensor_parallel_size=1, kv_cache_dtype="auto", gpu_memory_utilization=0.92, weights_bytes=16 * GIB,
+            cache_bytes=49 * GIB, cache_tokens=1, max_model_len=8192, concurrency=49.0, measured_at=NOW,
+            flags="--max-loras 1 --max-lora-rank 32",
+        )  # fmt: skip
+        order = {"model": "acme/open", "max_model_len": 8192}
+        assert ask(order).json()["places"][0]["basis"] == "estimated"
+        (place,) = ask({**order, "adapters": [{"name": "sql", "model": "acme/open"}]}).json()["places"]
+        assert (place["basis"], place["cache_bytes"], place["adapters_bytes"]) == ("measured", 49 * GIB, 0)
+
+    def test_the_form_says_it_too(self, client, people, folder, setting):
+        law = folder.parent / "law"
+        law.mkdir()
+        (law / adapters.CONFIG).write_text('{"r": 8}')
+        client.force_login(people["alice"])
+        page = client.post("/engine/fit", {"model": str(folder), "adapters": f"law={law}"}).content.decode()
+        assert "1 adapter: about" in page

@@ -11,6 +11,7 @@ from engines.fit.budget import ESTIMATED, MEASURED, Host, Model, Place, Start, W
 from engines.fit.flags import GIB, MemoryFlags, batch_defaults, read_flags
 from engines.fit.kv_cache import CacheSettings, longest_that_fits, needed_bytes
 from engines.fit.log import Measured
+from engines.fit.lora import Lora, buffer_bytes
 from engines.fit.shape import Layers, Shape, ShapeUnknown, read_shape
 from engines.fit.verdict import divides, judge, parallel_sizes
 from engines.fit.weights import Weights
@@ -335,3 +336,66 @@ def test_a_file_with_anything_in_it_gives_a_shape_or_says_why_not(model, changes
     config = {**CONFIGS[model], **changes}
     with contextlib.suppress(ShapeUnknown):
         judge(Model(read_shape(config), Weights(GIB)), Wish(), gpus(24, 4), HOST)
+
+
+class TestAdapters:
+    """What vLLM 0.32 allocates for them, counted by hand from its layers."""
+
+    @pytest.mark.parametrize(
+        ("slots", "rank", "size", "numbers"),
+        [
+            # Of a layer: q 4096+4096, k and v 2*(4096+1024), o 4096+4096, gate and up 2*(4096+14336), down 14336+4096;
+            # then the embedding and the head, 2*(4096+128256).
+            (1, 16, 1, 32 * (8192 + 10240 + 8192 + 36864 + 18432) + 264_704),
+            (4, 64, 1, 32 * (8192 + 10240 + 8192 + 36864 + 18432) + 264_704),
+            # Shared by two: one matrix of each pair is halved.
+            (1, 16, 2, 32 * (6144 + 9216 + 6144 + 22528 + 11264) + 264_704),
+        ],
+    )
+    def test_it_is_as_vllm_allocates_it(self, slots, rank, size, numbers):
+        assert buffer_bytes(LLAMA_8B.shape, Lora(slots, rank), size) == slots * rank * 2 * numbers
+
+    def test_it_is_what_a_real_vllm_allocated(self):
+        """0.32 on a CPU: the sum of all lora_a_stacked and lora_b_stacked, with --max-loras 3 --max-lora-rank 32."""
+        tiny = {
+            "model_type": "llama", "num_hidden_layers": 24, "hidden_size": 128, "intermediate_size": 256,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 32, "vocab_size": 1024,
+        }  # fmt: skip
+        assert buffer_bytes(read_shape(tiny), Lora(3, 32), 1) == 9_879_552
+
+    def test_each_expert_has_some(self):
+        config = {**CONFIGS["Qwen/Qwen3-30B-A3B"], "num_experts": 128}
+        dense, experts = (read_shape(one) for one in (CONFIGS["Qwen/Qwen3-30B-A3B"], config))
+        assert (experts.experts, experts.expert_size) == (128, 768)
+        assert buffer_bytes(experts, Lora(1, 16), 1) > 15 * buffer_bytes(dense, Lora(1, 16), 1)
+
+    def test_they_take_from_the_kv_cache(self):
+        without = judge(LLAMA_8B, Wish(8192), gpus(24), HOST)
+        verdict = judge(LLAMA_8B, Wish(8192, lora=Lora(2, 16)), gpus(24), HOST)
+        assert (without.adapters_bytes, verdict.adapters_bytes) == (0, buffer_bytes(LLAMA_8B.shape, Lora(2, 16), 1))
+        assert verdict.cache_bytes == without.cache_bytes - verdict.adapters_bytes
+
+    def test_too_many_are_told_and_leaving_them_out_is_a_change(self):
+        wish = Wish(8192, lora=Lora(8, 512))
+        verdict = judge(LLAMA_8B, wish, gpus(24), HOST)
+        assert verdict.fits is False
+        assert "adapters (22.0 GiB)" in verdict.problem
+        assert fields(verdict)["adapters"] is None
+
+    def test_a_start_without_them_that_was_measured_is_the_base(self):
+        place, lora = gpus(24, name="L4"), Lora(1, 64)
+        measured = Measured(15 * GIB, 5 * GIB, 40_000, 8192, 5.0)
+        start = Start(measured, 1, "", "auto", 0.92, "cuda", "L4", 24 * GIB)
+        model = replace(LLAMA_8B, starts=[start])
+        found = budget(model, Wish(8192, lora=lora), place, HOST)
+        room = buffer_bytes(model.shape, lora, 1)
+        assert (found.cache, found.adapters, found.basis) == (5 * GIB - room, room, ESTIMATED)
+        own = replace(start, lora=lora, measured=replace(measured, cache_bytes=4 * GIB))
+        found = budget(replace(model, starts=[start, own]), Wish(8192, lora=lora), place, HOST)
+        assert (found.cache, found.adapters, found.basis) == (4 * GIB, 0, MEASURED)
+        assert budget(replace(model, starts=[own]), Wish(8192), place, HOST).basis == ESTIMATED
+
+    def test_on_a_cpu_each_worker_has_them(self):
+        place = Place("cpu", "CPU", 20 * GIB, 8, 8)
+        without, within = (judge(LLAMA_8B, Wish(2048, lora=lora), place, HOST) for lora in (None, Lora(8, 512)))
+        assert (without.fits, within.fits) == (True, False)

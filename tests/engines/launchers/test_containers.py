@@ -7,7 +7,7 @@ import pytest
 
 from engines.errors import StartFailed
 from engines.launchers.base import LaunchSpec, Status
-from engines.launchers.container_config import DockerSettings, container_config, size
+from engines.launchers.container_config import DockerSettings, container_config, on_host, size
 from engines.launchers.container_state import is_portals, is_this_engine, listed, observe
 from engines.launchers.docker_failures import pull_failure, start_failure
 from engines.launchers.pulling import PullProgress
@@ -68,6 +68,34 @@ def test_a_volume_needs_no_right_and_a_folder_the_one_to_write_as_another_user()
     folder = container_config(SPEC, settings(hf_cache="~/.cache/hf"))["HostConfig"]
     assert folder["Binds"] == [f"{Path.home()}/.cache/hf/hub:/root/.cache/huggingface/hub"]
     assert folder["CapAdd"] == ["DAC_OVERRIDE"]
+
+
+@pytest.mark.parametrize(
+    ("path", "there"),
+    [
+        ("/hf-cache", "/vol/hf/_data"),
+        ("/hf-cache/hub", "/vol/hf/_data/hub"),
+        ("/hf-cache-of-another", "/hf-cache-of-another"),
+        ("/data/compile-cache/7/ab", "/vol/compiled/7/ab"),
+        ("/data/models/tiny", "/vol/data/models/tiny"),
+        ("/srv/models", "/srv/models"),
+    ],
+)
+def test_a_folder_that_is_a_volume_is_found_where_the_host_has_it(path: str, there: str) -> None:
+    mounted = {"/hf-cache/": "/vol/hf/_data", "/data": "/vol/data", "/data/compile-cache": "/vol/compiled/"}
+    assert on_host(path, mounted) == there
+
+
+def test_a_portal_in_a_container_gives_engines_what_it_sees_itself() -> None:
+    mounted = {"/hf-cache": "/vol/hf/_data", "/data": "/vol/data"}
+    what = spec(compile_cache="/data/compile-cache/7/ab", model_dir="/data/models/tiny")
+    host = container_config(what, settings(hf_cache="/hf-cache"), mounted)["HostConfig"]
+    assert host["Binds"] == [
+        "/vol/hf/_data/hub:/root/.cache/huggingface/hub",
+        "/vol/data/compile-cache/7/ab:/var/cache/vllm-portal",
+    ]
+    (mount,) = host["Mounts"]
+    assert (mount["Source"], mount["Target"]) == ("/vol/data/models/tiny", "/data/models/tiny")
 
 
 def test_a_network_takes_the_place_of_a_published_port() -> None:

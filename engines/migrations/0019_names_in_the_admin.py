@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('engines', '0017_adapters'),
+        ('engines', '0018_restarts'),
     ]
 
     operations = [

@@ -1,66 +1,20 @@
-"""`/api/v1/recipes`: what is fixed, who may, what differs, what was measured."""
-
-from datetime import timedelta
+"""`/api/v1/recipes`: what is fixed, and who may."""
 
 import pytest
 
-from engines import checking, gauges, launching, leaving, starting
-from engines.metrics import Metrics
-from engines.models import Engine, EngineEvent
-from engines.preflight import Order
+from engines import launching, leaving, starting
+from engines.models import Engine
 from engines.recipe_models import Recipe
 from engines.states import State
 from tests.engines.conftest import NOW
-from tests.fakes.hub import COMMIT, GOOD_TOKEN, OLD_COMMIT, FakeHub
+from tests.engines.recipes.conftest import RECIPES, newest, start
+from tests.fakes.hub import COMMIT, GOOD_TOKEN, OLD_COMMIT
 from tests.threads import at_once, lent
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-ENGINES, RECIPES = "/api/v1/engines", "/api/v1/recipes"
+ENGINES = "/api/v1/engines"
 DIGEST, OTHER = "sha256:" + "a" * 64, "sha256:" + "b" * 64
-
-
-@pytest.fixture
-def api(client_of, people):
-    """api(name): a client that is logged in as that person."""
-    return lambda name="alice": client_of(people[name])
-
-
-@pytest.fixture
-def hub(setting, tmp_path):
-    hub = FakeHub()
-    setting(hf_check=True, hf_endpoint=hub.url, hf_check_timeout_s=10.0, hf_cache_dir=str(tmp_path))
-    yield hub
-    hub.close()
-
-
-@pytest.fixture
-def docker(setting, monkeypatch):
-    """Engines are run by Docker, as far as rows say."""
-    for module in ("engines.preflight", "engines.recipe_differences"):
-        monkeypatch.setattr(f"{module}.chosen_name", lambda: "docker")
-    setting(docker_image="vllm/vllm-openai:new", device="cuda")
-
-
-@pytest.fixture
-def recipe(api):
-    """recipe(name, by, **fields): made, as the answer has it."""
-
-    def make(name="exam", by="alice", **fields):
-        fields = fields if "engine" in fields else {"model": "acme/tiny", **fields}
-        answer = api(by).post(RECIPES, {"name": name, **fields}, format="json")
-        assert answer.status_code == 201, answer.content
-        return answer.json()
-
-    return make
-
-
-def start(client, recipe, body=None, **headers):
-    return client.post(f"{RECIPES}/{recipe['id']}/start", body or {}, format="json", headers=headers)
-
-
-def newest() -> Engine:
-    return Engine.objects.latest("created_at")
 
 
 # What is fixed
@@ -279,133 +233,3 @@ def test_whom_an_engine_is_shared_with_learns_nothing_of_its_recipe(api, recipe)
     started = start(api(), recipe(), {"shared": True}).json()
     seen = api("bob").get(f"{ENGINES}/{started['id']}").json()
     assert (seen["recipe"], seen["warnings"]) == (None, [])
-
-
-# What differs
-
-
-@pytest.fixture
-def ran(engine_in):
-    """ran(digest, image, version): an engine that got ready so."""
-
-    def make(digest, image="vllm/vllm-openai:new", version="0.32.0", state=State.READY, **columns):
-        return engine_in(
-            state, launcher="docker", device="cuda", image=image, image_digest=digest, vllm_version=version,
-            revision=COMMIT, **columns,
-        )  # fmt: skip
-
-    return make
-
-
-def test_another_image_is_told_before_the_start_and_after_it(docker, ran, api, recipe):
-    made = recipe(engine=str(ran(DIGEST).pk))
-    assert made["warnings"] == []
-    Engine.objects.filter(pk=ran(OTHER).pk).update(ready_at=NOW + timedelta(hours=1))
-    (told,) = api().get(f"{RECIPES}/{made['id']}").json()["warnings"]
-    assert "bbbbbbbbbbbb now" in told
-    assert "with aaaaaaaaaaaa of vllm/vllm-openai:new (vLLM 0.32.0)" in told
-    started = start(api(), made).json()
-    assert started["warnings"] == [told]
-    Engine.objects.filter(pk=started["id"]).update(image_digest=DIGEST)
-    assert api().get(f"{ENGINES}/{started['id']}").json()["warnings"] == []
-    Engine.objects.filter(pk=started["id"]).update(image_digest="sha256:" + "c" * 64)
-    assert "cccccccccccc now" in api().get(f"{ENGINES}/{started['id']}").json()["warnings"][0]
-
-
-def test_the_recipes_image_is_started_where_the_admin_allows_it(docker, ran, api, recipe, setting):
-    made = recipe(engine=str(ran(DIGEST, image="vllm/vllm-openai:old").pk))
-    start(api(), made)
-    assert newest().image == "vllm/vllm-openai:new"
-    setting(recipe_images=["vllm/vllm-openai:old"])
-    start(api(), made)
-    assert newest().image == "vllm/vllm-openai:old"
-    setting(recipe_images=["vllm/vllm-openai:old", DIGEST])
-    started = start(api(), made).json()
-    assert (newest().image, launching.launch_spec(newest()).image, started["warnings"]) == (DIGEST, DIGEST, [])
-
-
-def test_another_launcher_is_told(ran, recipe, api):
-    made = recipe(engine=str(ran(DIGEST).pk))
-    assert made["warnings"] == ["Engines are run by simulator on cpu now; the recipe was made with docker on cuda."]
-
-
-def test_another_vllm_is_told_where_there_is_no_image(engine_in, recipe, api, monkeypatch):
-    old = engine_in(State.READY, launcher="simulator", vllm_version="0.31.0", revision=COMMIT)
-    made = recipe(engine=str(old.pk))
-    new = engine_in(State.READY, launcher="simulator", vllm_version="0.32.0")
-    Engine.objects.filter(pk=new.pk).update(ready_at=NOW + timedelta(hours=1))
-    assert api().get(f"{RECIPES}/{made['id']}").json()["warnings"] == [
-        "vLLM is 0.32.0 now; the recipe was made with 0.31.0."
-    ]
-
-
-def test_a_recipe_that_knows_no_commit_says_so(recipe):
-    assert recipe()["warnings"] == [
-        "The recipe does not know the model's commit: the model is started as it is by then."
-    ]
-
-
-def test_the_operators_revision_is_told(hub, recipe, api, setting):
-    made = recipe(model="acme/open")
-    setting(engine_extra_args=["--revision", "v1"])
-    assert start(api(), made).json()["warnings"] == [f"The model is that of {OLD_COMMIT}, the recipe's of {COMMIT}."]
-
-
-def test_the_first_engine_tells_a_recipe_made_from_options_what_runs_it(served, recipe, api):
-    made = recipe()
-    engine, _ = served(State.LOADING, recipe_id=made["id"], launcher="simulator", image_digest=DIGEST)
-    checking.check(engine.pk)
-    known = api().get(f"{RECIPES}/{made['id']}").json()
-    assert (known["vllm_version"], known["image_digest"]) == ("0.32.0-simulated", DIGEST)
-    Engine.objects.filter(pk=engine.pk).update(state=State.LOADING, image_digest=OTHER)
-    checking.check(engine.pk)
-    assert api().get(f"{RECIPES}/{made['id']}").json()["image_digest"] == DIGEST
-
-
-def test_the_digest_is_noted_when_the_container_runs(running, fake):
-    engine = running(State.STARTING)
-    container = fake.containers[engine.container_name]
-    container.seen = type(container.seen)(**{**container.seen.__dict__, "image_digest": DIGEST})
-    launching.launch(engine.pk)
-    assert Engine.objects.get(pk=engine.pk).image_digest == DIGEST
-
-
-# What was measured
-
-
-def test_what_starts_of_the_kind_measured(recipe, api, alice, engine_in):
-    made = recipe(seed=5)
-    assert made["measured"] == {"starts": 0, "load_s": None, "tokens_per_s": None, "kv_cache_tokens": None}
-    kind = Recipe.objects.get().kind
-    for number, seconds in enumerate((10, 90, 30)):
-        engine = engine_in(State.READY, kind=kind, peak_tokens_per_s=100.0 + number)
-        phases = [["kv_cache", 5.0, f"{number + 1},024 tokens"]]
-        at = NOW + timedelta(seconds=seconds)
-        Engine.objects.filter(pk=engine.pk).update(ready_at=NOW + timedelta(days=number), phases=phases)
-        EngineEvent.objects.filter(engine=engine, new_state=State.READY).update(at=at)
-    engine_in(State.READY, kind="another")
-    measured = {"starts": 3, "load_s": 30.0, "tokens_per_s": 102.0, "kv_cache_tokens": 3024}
-    assert api().get(f"{RECIPES}/{made['id']}").json()["measured"] == measured
-
-
-def test_starts_with_and_without_a_recipe_are_of_one_kind(api, recipe, alice):
-    start(api(), recipe(seed=5))
-    assert newest().kind == starting.start(alice, Order("acme/tiny", seed=5)).kind
-    assert newest().kind != starting.start(alice, Order("acme/tiny", seed=6)).kind
-
-
-def test_a_list_costs_the_same_however_long_it_is(recipe, api, engine_in, django_assert_max_num_queries):
-    for number in range(12):
-        recipe(f"r{number}", seed=number)
-        engine_in(State.READY, kind=Recipe.objects.latest("pk").kind)
-    client = api()
-    client.get(RECIPES)
-    with django_assert_max_num_queries(8):
-        assert len(client.get(RECIPES).json()["results"]) == 12
-
-
-def test_the_most_that_an_engine_generated_is_kept(engine_in):
-    engine = engine_in(State.READY)
-    for at, generated in ((0, 0), (1, 100), (2, 120), (3, 400)):
-        gauges.note(engine, Metrics(0, generated, 1, 0, None), float(at))
-    assert Engine.objects.get(pk=engine.pk).peak_tokens_per_s == 280.0
