@@ -15,9 +15,10 @@ from inference.call import Call, Client, prepare
 from inference.client import EVENT_STREAM
 from inference.endpoints.base import StreamFilter, counts, seen
 from inference.engine_errors import engine_away, engine_error
-from inference.errors import ApiError, Asleep, EngineError, from_engine, restarting
+from inference.errors import ApiError, Asleep, EngineError, from_engine
 from inference.limits import rate_lines
 from inference.reserving import Reserving
+from inference.routing import Caller
 from inference.slices import Slices
 from inference.sse import BadStream, Usage
 from inference.upstream import Broken, CannotConnect, Headers, Line, TimedOut, UpstreamError, header_of
@@ -67,11 +68,15 @@ class Exchange(Reserving):
         if self._line and not (self._slices and self._slices.waiting):
             self._line.resume()
 
-    def break_off(self) -> None:
-        """The portal stops before the answer has ended."""
+    @property
+    def caller(self) -> Caller:
+        return self._call.caller
+
+    def break_off(self, error: ApiError) -> None:
+        """Before the answer has ended: the portal stops, or the caller may not go on."""
         if not self.ended:
             self.abandon()
-            self._tell(restarting())
+            self._tell(error)
 
     def abandon(self) -> None:
         """The client left. Settled are the counts that its stream has had so far; of an answer that was to come whole,

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -18,7 +18,7 @@ from inference.errors import ApiError, EngineError, LimitReached, TryLater, from
 from inference.exchange import Exchange
 from inference.fair_line import Place
 from inference.pool import Pool
-from inference.routing import Route, Routes
+from inference.routing import Caller, Route, Routes
 from inference.sse import Usage
 from inference.upstream import Headers, Line, Taker, Timeouts, UpstreamError, headers_of
 
@@ -75,10 +75,16 @@ class Relay:
         self._background: set[asyncio.Task[None]] = set()
         self.running: set[Exchange] = set()
 
-    def break_off(self) -> None:
-        """The portal stops, and what still runs had its time: clients are told, and what was counted is charged."""
+    def callers(self) -> set[Caller]:
+        """Whose requests are under way."""
+        return {exchange.caller for exchange in self.running}
+
+    def break_off(self, error: ApiError, whose: Container[Caller] | None = None) -> None:
+        """Ends what is under way, of these callers alone where they are given: clients are told, and what was counted
+        is charged."""
         for exchange in list(self.running):
-            exchange.break_off()
+            if whose is None or exchange.caller in whose:
+                exchange.break_off(error)
 
     async def serve(self, call: Call, client: AsyncClient) -> None:
         """Raises ApiError when nothing has been sent to the client yet; later errors go into the stream."""
