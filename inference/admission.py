@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from struct import Struct
 from typing import Any
 
-from inference.asking import Asking, Reservation, Verdict, Wish, ignore
+from inference.asking import Asking, Reservation, Verdict, ignore
 from inference.errors import ApiError
 from inference.journal import Journal
 from inference.ledger_link import LedgerAway, LedgerLink
@@ -26,10 +26,11 @@ from vllm_portal.log import new_id
 logger = logging.getLogger(__name__)
 KEEP_MS = 10_000  # more than a record waits for the database
 
-# Operations as the script unpacks them: who pays, the request's id with its length, numbers, a JSON object.
-_ADMIT = b"A%b%c%b%b%b}"
+# Operations as the script unpacks them: who pays, the request's id with its length, numbers, and what is kept of an
+# open request: a settlement's record stands apart.
+_ADMIT = b"A%b%c%b%b%b%d %d 0 0||%b}"
 _ADMIT_NUMBERS = Struct(">ddddd").pack
-_SETTLE = b"S%b%c%b%b%b%b"
+_SETTLE = b"S%b%c%b%b%b"
 _SETTLE_NUMBERS = Struct(">ddddH").pack
 _RECORD = (
     b'%b,"prompt_tokens":%d,"generated_tokens":%d,"cached_tokens":%d,"outcome":"%b","exact":%b,'
@@ -63,7 +64,7 @@ class Admission:
         self._load = load
         self._loading: set[asyncio.Task[None]] = set()
         self._open: dict[bytes, Reservation] = {}
-        self._unsettled: list[bytes] = []
+        self._unsettled: list[tuple[bytes, bytes]] = []
         self._touched: set[int] = set()
         self._doubtful: list[bytes] = []
         """Requests that may be open in the ledger, and whose askers were told that it is away."""
@@ -89,26 +90,28 @@ class Admission:
         self,
         caller: Caller,
         done: Verdict,
-        *,
         prompt_tokens: int,
         generated_tokens: int,
         step: int = 1,
         slice_tokens: int = 0,
+        *,
         about: bytes,
+        request_id: str | None = None,
     ) -> Asking:
         """Holds prompt_tokens and up to generated_tokens (a multiple of `step`, the number of answers; 0: the request
         generates nothing). With `slice_tokens`, no more than those are held where generated_tokens would be a large
         part of what is left; `extend` asks for more. `about`: what the record says of the engine, as members of a JSON
         object. `done` gets the Reservation, or InvalidKey, PromptTooLarge, LimitReached, TryLater; never within this
         call."""
-        request_id = new_id().encode()
-        meta = b'{"request_id":"%b",%b,%b,"started_ms":%d' % (request_id, caller.about, about, self.now_ms())
+        named = (request_id or new_id()).encode()
+        meta = b'{"request_id":"%b",%b,%b,"started_ms":%d' % (named, caller.about, about, self.now_ms())
         least = step if generated_tokens else 0
         operation = _ADMIT % (
-            caller.rights, len(request_id), request_id,
-            _ADMIT_NUMBERS(prompt_tokens, generated_tokens, least, step, slice_tokens), meta,
+            caller.rights, len(named), named,
+            _ADMIT_NUMBERS(prompt_tokens, generated_tokens, least, step, slice_tokens),
+            caller.opened, prompt_tokens, generated_tokens, meta,
         )  # fmt: skip
-        asking = Asking(self, Wish(caller, request_id, meta, prompt_tokens, least), operation, done)
+        asking = Asking(self, caller, named, meta, prompt_tokens, least, operation, done)
         if self.room.is_line(asking.place):
             if not self.room.stay(asking):
                 self._loop.call_soon(asking.expire)
@@ -131,14 +134,12 @@ class Admission:
             raise answer
         return answer
 
-    def opened(self, wish: Wish, answer: bytes) -> Reservation:
+    def opened(self, asking: Asking, answer: bytes) -> Reservation:
         """For Asking: what was granted is open from now on, and checkpointed until it is settled."""
-        caller, request_id, meta, prompt_tokens, _ = wish
-        _, granted, *rates, holds = answer.split(b"\t")
-        reservation = Reservation(
-            caller, request_id, meta, prompt_tokens, int(granted), self._loop.time(), rates, holds
+        told, request_id = answer.split(b"\t"), asking.request_id
+        reservation = self._open[request_id] = Reservation(
+            asking.caller, request_id, asking.meta, asking.prompt_tokens, int(told[1]), self._loop.time(), told, told[7]
         )
-        self._open[request_id] = reservation
         return reservation
 
     def extend(self, reservation: Reservation, tokens: int, done: Callable[[int | None], None]) -> None:
@@ -188,12 +189,11 @@ class Admission:
     def settle(
         self,
         reservation: Reservation,
-        *,
         prompt_tokens: int,
         generated_tokens: int,
-        cached_tokens: int = 0,
         outcome: str,
         exact: bool,
+        cached_tokens: int = 0,
         first_token_ms: int | None = None,
     ) -> None:
         """Charges and releases, exactly once; a second call does nothing. Never raises: when the ledger is away the
@@ -213,11 +213,10 @@ class Admission:
         held, holds = (-1, b"") if reservation.extended else (reservation.generated_tokens, reservation.holds)
         operation = _SETTLE % (
             caller.payers, len(request_id), request_id,
-            _SETTLE_NUMBERS(reservation.prompt_tokens, held, prompt_tokens, generated_tokens, len(holds)),
-            holds, record,
+            _SETTLE_NUMBERS(reservation.prompt_tokens, held, prompt_tokens, generated_tokens, len(holds)), holds,
         )  # fmt: skip
-        self.journal.append(int(now * 1000 + self._wall_ms), caller.user_id, operation)
-        self._send_settlement(operation)
+        self.journal.append(int(now * 1000 + self._wall_ms), caller.user_id, operation + record)
+        self._send_settlement(operation, record)
         self.room.wake(caller.user_id)  # asks after this settlement, in the same call
 
     def _repeat(self) -> None:
@@ -256,14 +255,14 @@ class Admission:
         """The user's live counters could not be loaded anew: `recount` tells the user again."""
         self._touched.add(user_id)
 
-    def _send_settlement(self, operation: bytes) -> None:
+    def _send_settlement(self, operation: bytes, record: bytes) -> None:
         def landed(answer: bytes | LedgerAway) -> None:
             self._settling -= 1
             if isinstance(answer, LedgerAway):
-                self._unsettled.append(operation)
+                self._unsettled.append((operation, record))
 
         self._settling += 1
-        self.link.send_along(landed, operation)
+        self.link.send_along(landed, operation, record)
 
     async def tick(self) -> None:
         """Once a second: sends settlements that did not get through, says that this process lives, and what is open has
@@ -277,8 +276,8 @@ class Admission:
 
     def _resend(self) -> None:
         unsettled, self._unsettled = self._unsettled, []
-        for operation in unsettled:
-            self._send_settlement(operation)
+        for operation, record in unsettled:
+            self._send_settlement(operation, record)
 
     def _checkpoint(self, reservation: Reservation) -> None:
         def landed(answer: bytes | LedgerAway) -> None:

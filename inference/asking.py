@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from inference.errors import ApiError
 from inference.ledger_link import LedgerAway, NotSent
@@ -32,8 +32,8 @@ class Reservation:
     generated_tokens: int
     started: float
     """Event-loop time, seconds."""
-    rates: Sequence[bytes]
-    """Requests limit (-1: none) and remaining, tokens limit and remaining, and that limit's window; in digits."""
+    told: Sequence[bytes]
+    """The ledger's answer, field by field: `limits.rate_lines` reads it."""
     holds: bytes = b""
     """The windows and numbers at once that it counts in, as the ledger names them."""
     seen: Callable[[], tuple[int, int]] = _nothing
@@ -48,33 +48,38 @@ class Reservation:
 Verdict = Callable[["Reservation | ApiError"], None]
 
 
-class Wish(NamedTuple):
-    """What is asked for. `least`: the fewest generated tokens that are worth a start."""
-
-    caller: Caller
-    request_id: bytes
-    meta: bytes
-    prompt_tokens: int
-    least: int
-
-
 class Asking:
-    """A reservation that was asked for. `cancel` while the answer is on its way: what is granted then is given back,
-    and `done` is not called."""
+    """A reservation that was asked for. `least`: the fewest generated tokens that are worth a start. `cancel` while the
+    answer is on its way: what is granted then is given back, and `done` is not called."""
 
     __slots__ = (
-        "_admission", "_cancelled", "_done", "_last", "_loads", "_operation", "_wish", "deadline", "in_flight", "place",
+        "_admission", "_cancelled", "_done", "_last", "_least", "_loads", "_operation", "caller", "deadline",
+        "in_flight", "meta", "place", "prompt_tokens", "request_id",
     )  # fmt: skip
 
-    def __init__(self, admission: "Admission", wish: Wish, operation: bytes, done: Verdict) -> None:
+    def __init__(
+        self,
+        admission: "Admission",
+        caller: Caller,
+        request_id: bytes,
+        meta: bytes,
+        prompt_tokens: int,
+        least: int,
+        operation: bytes,
+        done: Verdict,
+    ) -> None:
         self._admission = admission
-        self._wish = wish
+        self.caller = caller
+        self.request_id = request_id
+        self.meta = meta
+        self.prompt_tokens = prompt_tokens
+        self._least = least
         self._operation = operation
         self._done = done
         self._loads = 0
         self._cancelled = False
         self._last: ApiError | None = None
-        self.place: Place = wish.caller.user_id, wish.caller.key_id
+        self.place: Place = caller.user_id, caller.key_id
         self.in_flight = False
         self.deadline = 0.0
 
@@ -94,14 +99,14 @@ class Asking:
         self.in_flight = False
         if isinstance(answer, LedgerAway):
             if not isinstance(answer, NotSent):
-                self._admission.doubt_request(self._wish.request_id)
+                self._admission.doubt_request(self.request_id)
             self._finish(away())
         elif answer.startswith(b"ok"):
             if self._cancelled:
-                self._admission.link.call(ignore, b"cancel", self._wish.request_id)
+                self._admission.link.call(ignore, b"cancel", self.request_id)
                 return
             self._admission.room.leave(self)
-            self._done(self._admission.opened(self._wish, answer))
+            self._done(self._admission.opened(self, answer))
         elif self._cancelled:
             return
         elif answer.startswith(b"absent"):
@@ -110,8 +115,7 @@ class Asking:
             self._refused(answer)
 
     def _refused(self, answer: bytes) -> None:
-        wish = self._wish
-        error, passes = refusal(answer, wish.prompt_tokens, wish.least, self._admission.now_ms() // 1000)
+        error, passes = refusal(answer, self.prompt_tokens, self._least, self._admission.now_ms() // 1000)
         self._last = error
         if not passes or not self._admission.room.stay(self):
             self._finish(error)

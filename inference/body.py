@@ -60,6 +60,8 @@ class Body:
     """It can wait until those are served who wait in front of a screen."""
     choices_per_prompt: int = 1
     prompts: int = 1
+    choices: int = 1
+    """Of all prompts together."""
     text_only: bool = True
     """The prompt is text in this body, so its bytes bound its tokens; images and the like are not."""
     generates: bool = False
@@ -67,10 +69,6 @@ class Body:
     """What is known of the engine that answers; shared by all its streams."""
 
     _changes: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def choices(self) -> int:
-        return self.choices_per_prompt * self.prompts
 
     @property
     def weight(self) -> int:
@@ -120,9 +118,7 @@ class Body:
 
     def number(self, name: str, low: int, high: int) -> int | None:
         """Raises InvalidRequest for what is no integer, or one outside of the range."""
-        if name not in self.fields:
-            return None
-        value = self.value(name, int)
+        value = self.value(name, int) if name in self.fields else None
         if value is not None and not low <= value <= high:
             raise InvalidRequest(f"{name} must be between {low} and {high}.", param=name, code="invalid_value")
         return value

@@ -25,6 +25,8 @@ class Call:
     request_id: str
     name: str | None = None
     """What the engine was found by; None: by its id, or as the only one. No other will do then."""
+    own_id: bool = False
+    """`request_id` is the portal's and was given to nothing else: the record has it, too."""
 
 
 class Client(Protocol):

@@ -4,13 +4,13 @@ checked by the admission of each request, whose counters carry the versions of t
 import hashlib
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 from django.utils import timezone
 
 from accounts import keys
 from accounts.auth import NotAuthenticated, user_of, verify
-from accounts.models import ApiKey
+from accounts.models import ApiKey, User
 from inference.errors import InvalidKey
 from inference.routing import Caller
 
@@ -65,6 +65,18 @@ class Callers:
         """After a change of users or keys: each is looked up again."""
         self._known.clear()
         self._forgotten += 1
+
+
+def no_longer_counts(callers: Collection[Caller]) -> set[Caller]:
+    """Those whose user is disabled or gone, or whose key is revoked or gone. Two queries, or none."""
+    if not callers:
+        return set()
+    users = set(
+        User.objects.filter(pk__in={one.user_id for one in callers}, is_active=True).values_list("pk", flat=True)
+    )
+    with_keys = {one.key_id for one in callers if one.key_id is not None}
+    living = set(ApiKey.objects.filter(pk__in=with_keys, revoked_at=None).values_list("pk", flat=True))
+    return {one for one in callers if one.user_id not in users or (one.key_id is not None and one.key_id not in living)}
 
 
 def caller_of(token: str) -> Caller:

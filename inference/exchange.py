@@ -15,9 +15,10 @@ from inference.call import Call, Client, prepare
 from inference.client import EVENT_STREAM
 from inference.endpoints.base import StreamFilter, counts, seen
 from inference.engine_errors import engine_away, engine_error
-from inference.errors import ApiError, Asleep, EngineError, from_engine, restarting
+from inference.errors import ApiError, Asleep, EngineError, from_engine
 from inference.limits import rate_lines
 from inference.reserving import Reserving
+from inference.routing import Caller
 from inference.slices import Slices
 from inference.sse import BadStream, Usage
 from inference.upstream import Broken, CannotConnect, Headers, Line, TimedOut, UpstreamError, header_of
@@ -67,11 +68,15 @@ class Exchange(Reserving):
         if self._line and not (self._slices and self._slices.waiting):
             self._line.resume()
 
-    def break_off(self) -> None:
-        """The portal stops before the answer has ended."""
+    @property
+    def caller(self) -> Caller:
+        return self._call.caller
+
+    def break_off(self, error: ApiError) -> None:
+        """Before the answer has ended: the portal stops, or the caller may not go on."""
         if not self.ended:
             self.abandon()
-            self._tell(restarting())
+            self._tell(error)
 
     def abandon(self) -> None:
         """The client left. Settled are the counts that its stream has had so far; of an answer that was to come whole,
@@ -90,7 +95,7 @@ class Exchange(Reserving):
             self._relay.settle_unseen(self._call, reservation, text, generated)
             return
         exact = stream is not None and (stream.counts_along or stream.final)
-        self._relay.settle(reservation, usage=Usage(prompt, generated), outcome="aborted", exact=exact)
+        self._relay.settle(reservation, Usage(prompt, generated), "aborted", exact)
 
     # Forwarding: what the connection to the engine calls
 
@@ -108,8 +113,8 @@ class Exchange(Reserving):
             if not self._turn_elsewhere():
                 self._refuse_late(engine_away(call.route.breaker.wait_s(now)))
             return
-        granted, wanted = reservation.generated_tokens, call.endpoint.wanted(call.body, call.route.max_model_len)
-        self._sliced = call.endpoint.slices(call.body) and granted == self._relay.slice_tokens < wanted
+        granted, wanted = reservation.generated_tokens, self._wanted
+        self._sliced = granted == self._relay.slice_tokens < wanted and call.endpoint.slices(call.body)
         prepare(call, wanted if self._sliced else granted)
         self._line = self._relay.post(call.route, call.endpoint.path, call.body.encode(), call.request_id, self)
         if self._paused:
@@ -158,9 +163,7 @@ class Exchange(Reserving):
         assert self._reservation is not None
         usage = Usage(slices.prompt_tokens, slices.generated_tokens)
         # The engine may be a token ahead of what it told.
-        self._relay.settle(
-            self._reservation, usage=usage, outcome="completed", exact=False, first_token_ms=self._first_token_ms
-        )
+        self._relay.settle(self._reservation, usage, "completed", False, self._first_token_ms)
         self._end()
         self._client.write(data, False)
         return False
@@ -229,15 +232,16 @@ class Exchange(Reserving):
         if usage is None and data[:1] not in (b"{", b"["):
             self._fail(EngineError("The engine's answer is not JSON."))
             return
-        relay.learn_speed(call.route, usage, reservation)
+        if usage is not None:
+            relay.learn_speed(call.route, usage.generated_tokens, relay.loop.time() - reservation.started)
         exact = usage is not None or not call.endpoint.counts
-        relay.settle(reservation, usage=usage, outcome="completed", exact=exact)
+        relay.settle(reservation, usage, "completed", exact)
         self._end()
         self._client.answer(data, self._rates())
 
     def _rates(self) -> bytes:
         assert self._reservation is not None
-        return rate_lines(self._reservation.rates, self._relay.admission.now_ms() // 1000)
+        return rate_lines(self._reservation.told, self._relay.admission.now_ms() // 1000)
 
     def _fail(self, error: ApiError) -> None:
         """The engine refused, or broke its word."""
@@ -246,7 +250,7 @@ class Exchange(Reserving):
             return
         refused = error.status < 500
         assert self._reservation is not None
-        self._relay.settle(self._reservation, outcome="refused" if refused else "failed", exact=refused)
+        self._relay.settle(self._reservation, None, "refused" if refused else "failed", exact=refused)
         self._end()
         self._client.fail(error)
 
@@ -264,7 +268,7 @@ class Exchange(Reserving):
         if self.ended:
             return
         if self._reservation is not None:
-            self._relay.settle(self._reservation, outcome="failed", exact=False)
+            self._relay.settle(self._reservation, None, "failed", exact=False)
         self._end()
         self._tell(ApiError("The portal failed; its operator finds the cause in the log."))
 
@@ -283,13 +287,8 @@ class Exchange(Reserving):
         usage = counts(stream)
         if usage is None and not whole:
             usage = Usage()
-        self._relay.settle(
-            reservation,
-            usage=usage,
-            outcome="completed" if whole else "failed",
-            exact=stream.final and usage is not None,
-            first_token_ms=self._first_token_ms,
-        )
+        exact = stream.final and usage is not None
+        self._relay.settle(reservation, usage, "completed" if whole else "failed", exact, self._first_token_ms)
 
     def _end(self) -> None:
         self.ended = True

@@ -206,9 +206,10 @@ class Front(asyncio.Protocol):
             self.fail(error)
             return
         self._whole_body = data
+        own_id = not head.identity  # a client may send one twice
         self._identity = head.identity or new_id()
         name = body.model if self._engine_id is None else None
-        call = Call(caller, route, endpoint, body, self._identity, name)
+        call = Call(caller, route, endpoint, body, self._identity, name, own_id)
         exchange = self._exchange = Exchange(plane.relay, call, self)
         exchange.begin()
 
@@ -235,6 +236,9 @@ class Front(asyncio.Protocol):
         self._done()
 
     def write(self, data: bytes, more: bool) -> None:
+        if more and data and not self._answer_head:
+            self._send(b"%x\r\n%b\r\n" % (len(data), data))
+            return
         head, self._answer_head = self._answer_head, b""
         end = b"" if more else b"0\r\n\r\n"
         self._send(b"%b%x\r\n%b\r\n%b" % (head, len(data), data, end) if data else head + end)

@@ -21,8 +21,8 @@ from accounts import quotas
 from engines import waking
 from inference import snapshot, usage
 from inference.admission import Admission
-from inference.callers import Callers, caller_of
-from inference.errors import ApiError, Asleep, InvalidRequest, ModelNotFound, TryLater
+from inference.callers import Callers, caller_of, no_longer_counts
+from inference.errors import ApiError, Asleep, InvalidKey, InvalidRequest, ModelNotFound, TryLater, restarting
 from inference.inheritance import inherit
 from inference.journal import Journal
 from inference.ledger_link import LedgerAway, LedgerLink
@@ -145,7 +145,7 @@ class Gateway:
 
     async def stop(self) -> None:
         """Waits for what is open, writes what is settled, and closes. What cannot be written stays in Redis."""
-        self.relay.break_off()
+        self.relay.break_off(restarting())  # what still runs had its time
         drained = await self.admission.drain(DRAIN_S)
         if not drained:
             logger.warning("%d requests were still open at the end", self.admission.open_requests)
@@ -289,6 +289,15 @@ class Gateway:
             except Exception:  # a clock must not stop; what went wrong is in the log
                 logger.exception("%s failed", getattr(work, "__qualname__", work))
 
+    async def _cut_off(self) -> None:
+        """Ends the answers of those who may have no more: whose account is disabled or gone, or their key revoked."""
+        try:
+            gone = await self.in_database(no_longer_counts, self.relay.callers())
+        except DatabaseError as error:
+            logger.error("cannot look up whose requests are to end: %s", error)
+            return
+        self.relay.break_off(InvalidKey("Your account is disabled, or your API key was revoked."), gone)
+
     async def _listen(self) -> None:
         """Acts on announced changes at once instead of at the next look."""
         while True:
@@ -303,6 +312,7 @@ class Gateway:
                             await self.refresh_routes()
                         elif message["data"] == b"users":
                             self.callers.forget()
+                            await self._cut_off()
             except redis.RedisError as error:
                 logger.warning("no announcements of changes: %s", error)
             await asyncio.sleep(1)

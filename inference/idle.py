@@ -24,7 +24,9 @@ for _, key in ipairs(redis.call('KEYS', 'running:*')) do
     found[cjson.decode(string.match(text, '^[^|]*|[^|]*|(.*)$')).engine_id] = true
   end
 end
-for _, text in ipairs(redis.call('LRANGE', KEYS[1], 0, -1)) do found[cjson.decode(text).engine_id] = true end
+for json in string.gmatch(table.concat(redis.call('LRANGE', KEYS[1], 0, -1), '\\n'), '[^\\n]+') do
+  found[cjson.decode(json).engine_id] = true
+end
 local ids = {}
 for id in pairs(found) do ids[#ids + 1] = id end
 return ids

@@ -1,28 +1,31 @@
 -- The live ledger: every admission, checkpoint and settlement is one operation of this script, and so is atomic.
 -- ARGV: who calls (a process of the data plane; "" for none), how long it counts as alive (ms; -1: it is dead), the month
--- (UTC, as 202611), then any number of operations, an argument each: its name and its own arguments, separated by NUL.
--- Admissions and settlements come packed (see `packed_ops`), since each argument of a call costs a third of a
--- microsecond. The answer is one string: a line for each operation, whose fields are separated by tabs. (A table in a
--- table would cost Redis 6 a write to the socket for each.)
+-- (UTC, as 202611), records of settled requests (JSON, a line each; "": none), then any number of operations, an argument
+-- each: its name and its own arguments, separated by NUL. Admissions and settlements come packed (see `packed_ops`),
+-- since each argument of a call costs a third of a microsecond, and so does each string as long as a record, which Lua
+-- hashes and keeps. The answer is one string: a line for each operation, whose fields are separated by tabs. (A table in
+-- a table would cost Redis 6 a write to the socket for each.)
 --
 --   counters:<subject>  string  the row, 16 numbers (big-endian doubles), -1 for no limit: on 1 or 0; ver version of its
 --                          rights; pl gl limits; pu gu used; pr gr reserved; rm requests per minute, rw the minute
 --                          that rn counts the requests of; tm td tM tokens per minute, day, month; so requests at once,
 --                          n how many there are, counted while so is set.
 --                          A subject is a user (its id) or an API key ("k" and its id). A request with a key holds of
---                          both, unless the key has no limit at all: of that one only on and ver are kept up.
+--                          both, unless the key has no limit at all: its row is on and ver alone, which is read in a
+--                          quarter of the time (one of all 16 numbers counts as none, too).
 --                          "" in the place of a key: none.
 --   win:<subject>:<m|d|M><number>    tokens used and reserved in that minute, day, month (UTC)
 --   ended:<session>  string  that session's access tokens count no more
 --   running:<process>   hash  request -> what it holds and what its record will say: see `opened`
 --   alive            zset  process -> when it is taken for silent, ms; 0: it is known to be dead
 --   silent           zset  process -> when it was first seen to be silent, ms
---   outbox           list  records of settled requests, JSON, on their way to the database
+--   outbox           list  records of settled requests on their way to the database; an element is JSON, a line each
 --
---   admit      <user> <key> <ver> <key's ver> <session> <request> <prompt> <want> <least> <step> <slice> <meta>
+--   admit      <user> <key> <ver> <key's ver> <session> <request> <prompt> <want> <least> <step> <slice> <opened>
 --              -> ok, granted, requests limit (-1: none) and remaining, tokens limit and remaining, its window, holds
 --              | absent, subject | revoked | prompt or generated, left, free, subject
 --              | rate, what, limit, window, subject
+--              opened: what is kept of the request where all that it wants is granted.
 --              least: fewer generated tokens than that are not worth a start; granted is a multiple of step.
 --              slice: above 0, no more than that is granted where `want` would be a large part of what is free.
 --              left: limit - used. free: left - what other requests hold now. window: m, d, M, "" (none).
@@ -30,7 +33,7 @@
 --   extend     <request> <want> <step>   -> granted, holds; 0: not open, or nothing is free
 --   checkpoint <request> <prompt> <generated>                 -> 1 | 0 (not open: settled already)
 --   settle     <user> <key> <request> <reserved prompt> <reserved generated> <prompt> <generated> <holds> <record>
---              -> 1 | 0 (not open; the record goes to the outbox anyway)
+--              -> 1 | 0 (not open; the record goes to the outbox anyway). No record: it is among those of the call.
 --              reserved generated: -1 where more was asked for; then what it holds is looked up.
 --   reopen     <user> <key> <request> <prompt> <generated> <meta>        -> 1: was lost, is open again | 0
 --   cancel     <request>                                       -> 1: released, nothing was forwarded, no record;
@@ -54,7 +57,7 @@ local OPEN = 'running:' .. process
 local LIVES = {m = 120000, d = 172800000, M = 3456000000}
 local op = {}
 
-local ROW = '>dddddddddddddddd'
+local ROW, BRIEF = '>dddddddddddddddd', '>dd'
 -- Where each number is. As an array a row is read in half the time that a table with names takes.
 local ON, VER, PL, GL, PU, GU, PR, GR, RM, RW, RN, TM, TD, T_MONTH, SO, AT_ONCE =
   1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16
@@ -62,7 +65,7 @@ local MOST = 9007199254740991
 local rows, changed = {}, {}
 
 local function read_row(text)
-  return text and {struct.unpack(ROW, text)}
+  return text and {struct.unpack(#text == 16 and BRIEF or ROW, text)}
 end
 
 local function row(subject)
@@ -89,7 +92,7 @@ local function read_ahead(subjects)
 end
 
 local function unlimited(r)
-  return r[PL] >= MOST and r[GL] >= MOST and r[RM] < 0 and r[TM] < 0 and r[TD] < 0 and r[T_MONTH] < 0 and r[SO] < 0
+  return not r[GL] or r[PL] >= MOST and r[GL] >= MOST and r[RM] < 0 and r[TM] < 0 and r[TD] < 0 and r[T_MONTH] < 0 and r[SO] < 0
 end
 
 local function change(subject, r, p, g, prompt, generated)
@@ -226,16 +229,15 @@ local function hold(keys, at_once, tokens)
   return table.concat(parts, ' ')
 end
 
-function op.admit(user, key, ver, kver, session, request, prompt, want, least, step, slice, meta)
-  prompt, want, least, step, slice = prompt + 0, want + 0, least + 0, math.max(step + 0, 1), slice + 0
+function op.admit(user, key, ver, kver, session, request, prompt, want, least, step, slice, new)
   local r, k = row(user), false
   if not r then return 'absent\t' .. user end
-  if r[ON] ~= 1 or r[VER] ~= ver + 0 then return 'revoked' end
+  if r[ON] ~= 1 or r[VER] ~= ver then return 'revoked' end
   if session ~= '' and redis.call('EXISTS', 'ended:' .. session) == 1 then return 'revoked' end
   if key ~= '' then
     k = row(key)
     if not k then return 'absent\t' .. key end
-    if k[ON] ~= 1 or k[VER] ~= kver + 0 then return 'revoked' end
+    if k[ON] ~= 1 or k[VER] ~= kver then return 'revoked' end
     if unlimited(k) then k = false end
   end
 
@@ -257,8 +259,9 @@ function op.admit(user, key, ver, kver, session, request, prompt, want, least, s
     if verdict then return verdict end
     limit, free, window_of_it = tight.limit, tight.free - prompt, tight.window
   end
-  if slice > 0 and want > slice and want * 4 > free then want = slice end
-  local granted = math.floor(math.min(want, free) / step) * step
+  local granted = want
+  if slice > 0 and want > slice and want * 4 > free then granted = slice end
+  if granted > free or granted % step ~= 0 then granted = math.floor(math.min(granted, free) / step) * step end
   if granted < least then return string.format('generated\t%d\t%d\t%s', gleft, gfree, gsubject) end
 
   local rlimit, rleft, verdict = -1, -1, nil
@@ -276,8 +279,11 @@ function op.admit(user, key, ver, kver, session, request, prompt, want, least, s
   change(user, r, prompt, granted, 0, 0)
   if k then change(key, k, prompt, granted, 0, 0) end
   local holds = keys and hold(keys, at_once, prompt + granted) or ''
+  if holds ~= '' or granted ~= want then
+    new = opened(user, key, prompt, granted, 0, 0, holds, read_open(new).meta)
+  end
   opening[#opening + 1] = request
-  opening[#opening + 1] = opened(user, key, prompt, granted, 0, 0, holds, meta)
+  opening[#opening + 1] = new
   return string.format('ok\t%d\t%d\t%d\t%d\t%d\t%s\t%s', granted, rlimit, rleft, limit, free - granted,
     window_of_it, holds)
 end
@@ -309,8 +315,8 @@ function op.checkpoint(request, prompt, generated)
 end
 
 function op.settle(user, key, request, p, g, prompt, generated, holds, record)
-  records[#records + 1] = record
-  if g + 0 < 0 then
+  if record ~= '' then records[#records + 1] = record end
+  if g < 0 then
     local text = redis.call('HGET', OPEN, request)
     if not text then return 0 end
     local o = read_open(text)
@@ -398,7 +404,7 @@ function op.load(subject, pl, gl, pu, gu, ver, on, rm, tm, td, tM, so, today, th
     end
   end
   local spent, seen = 0, {}
-  for _, json in ipairs(redis.call('LRANGE', 'outbox', 0, -1)) do
+  for json in string.gmatch(table.concat(redis.call('LRANGE', 'outbox', 0, -1), '\n'), '[^\n]+') do
     local record = cjson.decode(json)
     if seen[record.request_id] then record.user_id, record.key_id = nil, nil end
     seen[record.request_id] = true
@@ -409,14 +415,17 @@ function op.load(subject, pl, gl, pu, gu, ver, on, rm, tm, td, tM, so, today, th
   end
   if td ~= '-1' then redis.call('SET', window(subject, 'd'), today + spent, 'NX', 'PX', LIVES.d) end
   if tM ~= '-1' then redis.call('SET', window(subject, 'M'), this_month + spent, 'NX', 'PX', LIVES.M) end
-  local old = row(subject) or {[RW] = 0, [RN] = 0}
-  local new = {on, ver, pl, gl, pu, gu, pr, gr, rm, old[RW], old[RN], tm, td, tM, so, n}
-  redis.call('SET', 'counters:' .. subject, packed(new))
+  local old = row(subject) or {}
+  local new = {on, ver, pl, gl, pu, gu, pr, gr, rm, old[RW] or 0, old[RN] or 0, tm, td, tM, so, n}
+  for at, number in ipairs(new) do new[at] = number + 0 end
+  local brief = string.sub(subject, 1, 1) == 'k' and unlimited(new)
+  redis.call('SET', 'counters:' .. subject, brief and struct.pack(BRIEF, on, ver) or packed(new))
   rows[subject] = nil
   return 1
 end
 
 if process ~= '' then redis.call('ZADD', 'alive', lease < 0 and 0 or now + lease, process) end
+if ARGV[4] ~= '' then records[1] = ARGV[4] end
 -- The hot ones: strings with their length before them, numbers as big-endian doubles, at the end what is longest.
 local packed_ops = {
   A = function(text)
@@ -443,7 +452,7 @@ local function name_it(subject)
     named[#named + 1] = subject
   end
 end
-for at = 4, #ARGV do
+for at = 5, #ARGV do
   if packed_ops[string.sub(ARGV[at], 1, 1)] then
     local user, key = struct.unpack('>Bc0Bc0', ARGV[at], 2)
     name_it(user)
@@ -453,9 +462,9 @@ end
 read_ahead(named)
 
 local out = {}
-for at = 4, #ARGV do
+for at = 5, #ARGV do
   local text = ARGV[at]
-  out[at - 3] = (packed_ops[string.sub(text, 1, 1)] or spelt)(text)
+  out[at - 4] = (packed_ops[string.sub(text, 1, 1)] or spelt)(text)
 end
 write_down()
 return table.concat(out, '\n')

@@ -58,6 +58,7 @@ class LedgerLink(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader()
         self._operations: list[bytes] = []
+        self._records: list[bytes] = []
         self._callbacks: list[Callback] = []
         self._flight: list[Callback] = []
         self._setup_answers = 0
@@ -127,9 +128,11 @@ class LedgerLink(asyncio.Protocol):
         if not self._armed and not self._flight:
             self._arm()
 
-    def send_along(self, callback: Callback, operation: bytes) -> None:
-        """As `send`, with the next call that somebody waits for, LAZY_S later at most."""
+    def send_along(self, callback: Callback, operation: bytes, record: bytes) -> None:
+        """As `send`, of a settlement and its record apart, with the next call that somebody waits for, LAZY_S later at
+        most."""
         self._operations.append(operation)
+        self._records.append(record)
         self._callbacks.append(callback)
         if self._lazy is None and not self._armed and not self._flight:
             self._lazy = self._loop.call_later(LAZY_S, self._no_longer)
@@ -164,13 +167,14 @@ class LedgerLink(asyncio.Protocol):
         if not self._callbacks or self._transport is None or self._setup_answers:
             return
         operations, self._operations = self._operations, []
+        records, self._records = self._records, []
         self._flight, self._callbacks = self._callbacks, []
         self._expect()
-        head = b"*%d\r\n%b%b" % (len(operations) + 6, _EVALSHA, encoded(*self.header))
-        self._transport.write(head + encoded(*operations))
+        arguments = encoded(*self.header, b"\n".join(records), *operations)
+        self._transport.write(b"*%d\r\n%b%b" % (len(operations) + 7, _EVALSHA, arguments))
 
     def _fail_waiting(self, error: LedgerAway) -> None:
-        callbacks, self._callbacks, self._operations = self._callbacks, [], []
+        callbacks, self._callbacks, self._operations, self._records = self._callbacks, [], [], []
         for callback in callbacks:
             callback(error)
 

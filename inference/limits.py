@@ -97,10 +97,10 @@ def reset_s(window: bytes, now_s: int) -> int:
     return 1
 
 
-def rate_lines(rates: Sequence[bytes], now_s: int) -> bytes:
-    """OpenAI's headers, each line with its CRLF, of what a reservation was told: requests a minute where they are
-    limited, and the tightest limit of tokens. A limit in total never resets: 0s."""
-    requests, requests_left, tokens, tokens_left, window = rates
+def rate_lines(told: Sequence[bytes], now_s: int) -> bytes:
+    """OpenAI's headers, each line with its CRLF, of what the ledger answered to an admission: requests a minute where
+    they are limited, and the tightest limit of tokens. A limit in total never resets: 0s."""
+    _, _, requests, requests_left, tokens, tokens_left, window, _ = told
     resets = reset_s(window, now_s) if window else 0
     if requests == b"-1":
         return _TOKEN_LINES % (tokens, tokens_left, resets)

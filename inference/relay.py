@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -18,7 +18,7 @@ from inference.errors import ApiError, EngineError, LimitReached, TryLater, from
 from inference.exchange import Exchange
 from inference.fair_line import Place
 from inference.pool import Pool
-from inference.routing import Route, Routes
+from inference.routing import Caller, Route, Routes
 from inference.sse import Usage
 from inference.upstream import Headers, Line, Taker, Timeouts, UpstreamError, headers_of
 
@@ -75,10 +75,16 @@ class Relay:
         self._background: set[asyncio.Task[None]] = set()
         self.running: set[Exchange] = set()
 
-    def break_off(self) -> None:
-        """The portal stops, and what still runs had its time: clients are told, and what was counted is charged."""
+    def callers(self) -> set[Caller]:
+        """Whose requests are under way."""
+        return {exchange.caller for exchange in self.running}
+
+    def break_off(self, error: ApiError, whose: Container[Caller] | None = None) -> None:
+        """Ends what is under way, of these callers alone where they are given: clients are told, and what was counted
+        is charged."""
         for exchange in list(self.running):
-            exchange.break_off()
+            if whose is None or exchange.caller in whose:
+                exchange.break_off(error)
 
     async def serve(self, call: Call, client: AsyncClient) -> None:
         """Raises ApiError when nothing has been sent to the client yet; later errors go into the stream."""
@@ -166,8 +172,7 @@ class Relay:
     def settle(
         self,
         reservation: Reservation,
-        *,
-        usage: Usage | None = None,
+        usage: Usage | None,
         outcome: str,
         exact: bool,
         first_token_ms: int | None = None,
@@ -176,23 +181,14 @@ class Relay:
         if usage is None:
             held = Usage(reservation.prompt_tokens, reservation.generated_tokens)
             usage = held if outcome == "completed" else Usage()
-        generated = min(max(usage.generated_tokens, 0), reservation.generated_tokens)
-        prompt = max(usage.prompt_tokens, 0)
-        if prompt > reservation.prompt_tokens * 2 + 4096:
+        prompt, generated = usage.prompt_tokens, usage.completion_tokens or 0
+        if not 0 <= prompt <= reservation.prompt_tokens * 2 + 4096:
             logger.error("the engine claims a prompt of %d tokens; charging the reservation", prompt)
-            prompt, exact = reservation.prompt_tokens, False
-        if generated != usage.generated_tokens:
-            logger.error("the engine claims %d generated tokens of %d", usage.generated_tokens, generated)
-            exact = False
-        self.admission.settle(
-            reservation,
-            prompt_tokens=prompt,
-            generated_tokens=generated,
-            cached_tokens=usage.cached_tokens,
-            outcome=outcome,
-            exact=exact,
-            first_token_ms=first_token_ms,
-        )
+            prompt, exact = reservation.prompt_tokens if prompt > 0 else 0, False
+        if not 0 <= generated <= reservation.generated_tokens:
+            logger.error("the engine claims %d generated tokens of %d", generated, reservation.generated_tokens)
+            generated, exact = min(max(generated, 0), reservation.generated_tokens), False
+        self.admission.settle(reservation, prompt, generated, outcome, exact, usage.cached_tokens, first_token_ms)
 
     def settle_unseen(self, call: Call, reservation: Reservation, text: str | None, seen: int) -> None:
         """The client left before the engine told its counts. The prompt is counted by the engine's tokenizer, and so is
@@ -209,16 +205,15 @@ class Relay:
                     request = {"model": call.route.model, "prompt": text, "add_special_tokens": False}
                     generated = await self.tokenize(call.route, request)
             usage = Usage(prompt, min(generated, reservation.generated_tokens))
-            self.settle(reservation, usage=usage, outcome="aborted", exact=False)
+            self.settle(reservation, usage, "aborted", exact=False)
 
         task = self.loop.create_task(settle())
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    def learn_speed(self, route: Route, usage: Usage | None, reservation: Reservation) -> None:
-        elapsed_s = self.loop.time() - reservation.started
-        if usage and usage.generated_tokens and elapsed_s > 0:
-            seen = usage.generated_tokens / elapsed_s
+    def learn_speed(self, route: Route, generated_tokens: int, elapsed_s: float) -> None:
+        if generated_tokens and elapsed_s > 0:
+            seen = generated_tokens / elapsed_s
             route.tokens_per_s = seen if not route.tokens_per_s else 0.9 * route.tokens_per_s + 0.1 * seen
 
 

@@ -18,6 +18,7 @@ class Reserving:
 
     __slots__ = (
         "_asking", "_call", "_client", "_counting", "_moved", "_outstanding", "_place", "_relay", "_reservation",
+        "_wanted",
     )  # fmt: skip
 
     def __init__(self, relay: "Relay", call: Call, client: Client) -> None:
@@ -26,7 +27,7 @@ class Reserving:
         self._counting: asyncio.Task[None] | None = None
         self._reservation: Reservation | None = None
         self._place: Place | None = None
-        self._outstanding = 0
+        self._outstanding = self._wanted = 0
         self._moved = False
 
     def _aim(self) -> None:
@@ -62,16 +63,13 @@ class Reserving:
 
     def _ask(self, prompt_tokens: int, done: Verdict) -> None:
         relay, call = self._relay, self._call
-        body, route = call.body, call.route
+        body, endpoint = call.body, call.endpoint
+        wanted = self._wanted = endpoint.wanted(body, call.route.max_model_len)
+        slice_tokens = relay.slice_tokens if endpoint.slices(body) else 0
         self._asking = relay.admission.ask(
-            call.caller,
-            done,
-            prompt_tokens=prompt_tokens,
-            generated_tokens=call.endpoint.wanted(body, route.max_model_len),
-            step=body.choices,
-            slice_tokens=relay.slice_tokens if call.endpoint.slices(body) else 0,
-            about=about(call),
-        )
+            call.caller, done, prompt_tokens, wanted, body.choices, slice_tokens,
+            about=about(call), request_id=call.request_id if call.own_id else None,
+        )  # fmt: skip
 
     def _reserved(self, answer: Reservation | ApiError) -> None:
         try:

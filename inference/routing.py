@@ -94,6 +94,8 @@ class Caller:
     """User, key, their versions and the session, packed as the ledger's admissions want them."""
     payers: bytes = field(init=False, repr=False, compare=False)
     """User and key, as its settlements want them."""
+    opened: bytes = field(init=False, repr=False, compare=False)
+    """The same, as what the ledger keeps of an open request begins."""
     about: bytes = field(init=False, repr=False, compare=False)
     """What records say of the caller, as members of a JSON object."""
 
@@ -103,7 +105,8 @@ class Caller:
         about = b'"user_id":%d' % self.user_id
         if self.key_id is not None:
             about += b',"key_id":%d' % self.key_id
-        for name, value in (("rights", rights), ("payers", payers), ("about", about)):
+        opened = b"%b %b " % self.subjects
+        for name, value in (("rights", rights), ("payers", payers), ("opened", opened), ("about", about)):
             object.__setattr__(self, name, value)
 
     @property
@@ -211,6 +214,9 @@ class Routes:
             if len({route.model for route in candidates}) > 1:
                 raise InvalidRequest("model is missing, and you may use several.", param="model", code="missing_field")
         else:
+            named = self._by_name.get(model, ())
+            if len(named) == 1 and _may_use(caller, named[0]):
+                return named[0]
             candidates = self._named(caller, model) or self._only_one(self._own_adapters(caller, model), model)
         if len(candidates) == 1:
             return candidates[0]

@@ -157,24 +157,22 @@ class Filter(Events):
         self._counts: Usage | None = None
 
     def feed(self, data: bytes) -> bytes:
-        if self._usual and not (self._rest or self._held) and data.find(b"\n\n") == len(data) - 2:
-            passed = self._without_usage(data)
-            if passed:
-                return passed
+        # The short way of `_event`, for nearly all there is: one event whose choice goes on, and whose usage, without
+        # anything nested, is what the client did not ask for.
+        if self._usual and not (self._rest or self._held):
+            at = data.rfind(b'"usage":') - 1
+            end = data.find(b"}", at) + 1
+            if (
+                0 < at < end
+                and data.startswith(b',"usage":{', at)
+                and data.find(b"\n\n") == len(data) - 2
+                and data.find(b"{", at + 10, end) < 0
+                # A choice's key: then it is not its last message, and this is not the usage chunk, which has no choice.
+                and data.find(b'"finish_reason":null', 0, at) > 0
+            ):
+                self._latest, self.final = data[at + 9 : end], False
+                return data[:at] + data[end:]
         return super().feed(data)
-
-    def _without_usage(self, event: bytes) -> bytes:
-        """The short way of `_event`, for nearly all there is: the choice goes on, and the usage is what the client did
-        not ask for, without anything nested. b"": it is something else."""
-        at = event.rfind(b'"usage":')
-        # A choice's key: then it is not its last message, and this is not the usage chunk, which has no choice.
-        if event[at - 1 : at + 9] != b',"usage":{' or event.rfind(b'"finish_reason":null', 0, at) < 0:
-            return b""
-        end = event.find(b"}", at) + 1
-        if not end or event.find(b"{", at + 9, end) >= 0:
-            return b""
-        self._latest, self.final = event[at + 8 : end], False
-        return event[: at - 1] + event[end:]
 
     def usage(self) -> Usage | None:
         """The engine's latest counts; None: it has told none. Decoded when they are asked for, which is once a second

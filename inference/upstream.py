@@ -41,8 +41,22 @@ _WHOLE = re.compile(
     + _PLAIN
     + rb"\r\n"
 )
-# A chunk of a stream, of which nothing else is in the air: its length, and what follows.
-_CHUNK = re.compile(rb"([0-9a-fA-F]{1,7})\r\n")
+LONGEST_CHUNK = 4096  # of those that are recognized by their length
+
+
+def _chunk_heads() -> list[bytes]:
+    """How a chunk begins that has this many bytes in all: its length in as few digits as it takes, and CRLF. A chunk
+    that comes alone, as vLLM's do, is recognized by that at a third of the cost of looking for its parts."""
+    none = b"-" * LONGEST_CHUNK  # longer than what is looked at: nothing begins so
+    heads = [none] * LONGEST_CHUNK
+    for size in range(1, LONGEST_CHUNK):
+        head = b"%x\r\n" % size
+        if (total := len(head) + size + 2) < LONGEST_CHUNK:
+            heads[total] = head
+    return heads
+
+
+_CHUNK_HEADS = _chunk_heads()
 
 
 class UpstreamError(Exception):
@@ -147,6 +161,13 @@ class Connection(asyncio.Protocol):
         if taker is None:  # bytes that nobody asked for: not a connection to use again
             self.abort()
             return
+        if self._between_chunks and len(data) < LONGEST_CHUNK:
+            head = _CHUNK_HEADS[len(data)]
+            if data.startswith(head) and data.endswith(b"\r\n"):
+                # One whole chunk. The parser need not know: it waits for the next chunk before and after.
+                self._silent_since = 0.0
+                taker.data(data[len(head) : -2])
+                return
         if (
             not self._head_bytes
             and self._pool.short
@@ -156,16 +177,6 @@ class Connection(asyncio.Protocol):
             self._give_whole(taker, data, whole)
             return
         self._silent_since = 0.0
-        if (
-            self._between_chunks
-            and self._pool.short
-            and (chunk := _CHUNK.match(data))
-            and (size := int(chunk[1], 16))
-            and len(data) == chunk.end() + size + 2
-            and data[-2:] == b"\r\n"
-        ):  # the parser need not know: it waits for the next chunk before and after
-            taker.data(data[chunk.end() : -2])
-            return
         error: UpstreamError | None = None
         if self._parser is None:
             self._parser = httptools.HttpResponseParser(self)
@@ -248,7 +259,7 @@ class Connection(asyncio.Protocol):
         self._between_chunks = False
 
     def on_chunk_complete(self) -> None:
-        self._between_chunks = bool(self._status)
+        self._between_chunks = self._pool.short and bool(self._status)
 
     def on_message_complete(self) -> None:
         self._between_chunks = False

@@ -57,7 +57,7 @@ def flush(older_than_s: float = 0) -> int:
     oldest = client().lindex(OUTBOX, 0)
     if oldest is None:
         return 0
-    record = json.loads(oldest)
+    record = json.loads(oldest.partition("\n")[0])
     if older_than_s and time.time() - (record["started_ms"] + record["duration_ms"]) / 1000 < older_than_s:
         return 0
     lock = ledger_lock()
@@ -81,7 +81,9 @@ def load_all(subjects: Iterable[str]) -> set[str]:
         _flush(lock)
         found = {subject: columns for subject in subjects if (columns := _columns(subject)) is not None}
         loads = [spelt("load", subject, *columns) for subject, columns in found.items()]
-        _script()(args=["", 0, datetime.now(UTC).strftime("%Y%m"), spelt("holding", token_of(lock).decode()), *loads])
+        _script()(
+            args=["", 0, datetime.now(UTC).strftime("%Y%m"), "", spelt("holding", token_of(lock).decode()), *loads]
+        )
         return set(found)
 
 
@@ -140,7 +142,7 @@ def _flush(lock: Lock) -> int:
         lines = client().lrange(OUTBOX, 0, BATCH - 1)
         if not lines:
             break
-        records = [json.loads(line) for line in lines]
+        records = [json.loads(line) for element in lines for line in element.split("\n")]
         _write(records)
         client().eval(_TRIM, 1, OUTBOX, lines[0], len(lines), lines[-1])
         written += len(records)

@@ -10,9 +10,12 @@ from vllm_portal.redis_client import client
 _READ = """
 local quotas, open = {}, {}
 for _, key in ipairs(redis.call('KEYS', 'counters:*')) do
-  local row = {struct.unpack(ARGV[1], redis.call('GET', key))}
-  row[#row] = nil -- where it stopped to read
-  quotas[#quotas + 1] = {key, row}
+  local text = redis.call('GET', key)
+  if #text > 16 then -- else a key without any limit
+    local row = {struct.unpack(ARGV[1], text)}
+    row[#row] = nil -- where it stopped to read
+    quotas[#quotas + 1] = {key, row}
+  end
 end
 for _, key in ipairs(redis.call('KEYS', 'running:*')) do open[#open + 1] = {key, redis.call('HGETALL', key)} end
 local time = redis.call('TIME')
@@ -80,7 +83,7 @@ def take() -> Live:
             for request, text in zip(values[::2], values[1::2], strict=True)
         },
         leases={process: int(float(end)) for process, end in zip(leases[::2], leases[1::2], strict=True)},
-        outbox=[json.loads(line) for line in outbox],
+        outbox=[json.loads(line) for element in outbox for line in element.split("\n")],
         now_ms=now_ms,
     )
 

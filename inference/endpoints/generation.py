@@ -20,8 +20,7 @@ class Generation(Endpoint):
         if "service_tier" in body.fields:
             body.batch = body.value("service_tier", str) == "flex"
         for name in self.limit_fields:
-            limit = body.number(name, 0, MOST_TOKENS)
-            if limit is not None:
+            if name in body.fields and (limit := body.number(name, 0, MOST_TOKENS)) is not None:
                 body.max_tokens, body.max_tokens_field = limit, name
                 break
         else:
@@ -44,11 +43,12 @@ class Generation(Endpoint):
 
 
 def examine_choices(body: Body) -> None:
-    """`n`, and the `best_of` of old clients. Raises InvalidRequest."""
-    body.choices_per_prompt = body.number("n", 1, MAX_CHOICES) or 1
-    best_of = body.number("best_of", 1, MAX_CHOICES)
-    if best_of and best_of > body.choices_per_prompt:
+    """`n`, and the `best_of` of old clients, once it is known how many prompts there are. Raises InvalidRequest."""
+    if "n" in body.fields:
+        body.choices_per_prompt = body.number("n", 1, MAX_CHOICES) or 1
+    if "best_of" in body.fields and (body.number("best_of", 1, MAX_CHOICES) or 1) > body.choices_per_prompt:
         raise InvalidRequest("best_of above n is not supported.", param="best_of", code="unsupported_parameter")
+    body.choices = body.choices_per_prompt * body.prompts
 
 
 def ask_for_counts(body: Body) -> None:

@@ -86,9 +86,8 @@ def test_no_more_is_given_back_than_was_spent(alice):
 def test_reservations_and_unwritten_records_survive_a_change_of_numbers(alice, live, committed):
     """What the database does not know yet is in the counters when they are loaded again."""
     live(alice)
-    admit = usage.spelt("admit", alice.pk, "", alice.token_version, 0, "", "r1", 30, 40, 1, 1, 0, "{}")
-    operation = ["p1", 60_000, 203001, admit]
-    assert client().register_script(usage.SCRIPT.decode())(args=operation).startswith("ok\t")
+    opening = ["p1", 60_000, 203001, "", usage.spelt("reopen", alice.pk, "", "r1", 30, 40, "{}")]
+    assert client().register_script(usage.SCRIPT.decode())(args=opening) == "1"
     with committed():
         quotas.set_numbers(alice, prompt=100, generated=100)
     assert quotas.live_numbers(alice) == {
@@ -157,7 +156,7 @@ def test_a_load_that_read_the_old_row_does_not_win(people, live):
         thread.join(0.1)
         assert thread.is_alive(), "the push did not wait for the load"
         columns = [10_000, 1_000, 0, 0, alice.token_version, 1, 6000, -1, -1, -1, -1, 0, 0]
-        stale = ["", 0, 203001, usage.spelt("load", alice.pk, *columns)]
+        stale = ["", 0, 203001, "", usage.spelt("load", alice.pk, *columns)]
         client().register_script(usage.SCRIPT.decode())(args=stale)
     thread.join(10)
     assert live(alice, load=False)["pl"] == 5

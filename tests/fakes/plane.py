@@ -78,7 +78,8 @@ class Ledger:
             self.settled.append((request, json.loads(packed.rest[2:])))  # nothing is held of a window
         self._loop.call_soon(callback, answer)
 
-    send_along = send
+    def send_along(self, callback: Callable[[Any], None], operation: bytes, record: bytes) -> None:
+        self.send(callback, operation + record)
 
     def check(self) -> None:
         """Each request that was let in has been settled, once."""

@@ -54,7 +54,7 @@ def test_tokens_of_a_window_are_held_and_given_back(field, window):
 
     async def scenario(admission):
         first = await reserve(admission, prompt=10, generated=15)
-        assert first.rates[2:] == [b"30", b"5", window]
+        assert first.told[4:7] == [b"30", b"5", window]
         with pytest.raises(RateLimited) as refusal:
             await reserve(admission, prompt=10, generated=15)
         assert refusal.value.retry_after_s > 0
@@ -286,12 +286,12 @@ def test_when_a_window_is_full_again(window, now_s, left_s):
 
 
 def test_headers_name_requests_only_where_they_are_limited():
-    assert dict(headers_of(rate_lines((b"-1", b"-1", b"100", b"40", b""), 0))) == {
+    assert dict(headers_of(rate_lines((b"ok", b"64", b"-1", b"-1", b"100", b"40", b"", b""), 0))) == {
         b"x-ratelimit-limit-tokens": b"100",
         b"x-ratelimit-remaining-tokens": b"40",
         b"x-ratelimit-reset-tokens": b"0s",
     }
-    named = dict(headers_of(rate_lines((b"5", b"4", b"100", b"40", b"m"), 30)))
+    named = dict(headers_of(rate_lines((b"ok", b"64", b"5", b"4", b"100", b"40", b"m", b""), 30)))
     assert named[b"x-ratelimit-remaining-requests"] == b"4"
     assert named[b"x-ratelimit-reset-requests"] == named[b"x-ratelimit-reset-tokens"] == b"30s"
 

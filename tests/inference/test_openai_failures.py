@@ -3,9 +3,14 @@
 import asyncio
 import json
 import socket
+import threading
+from functools import partial
 
 import pytest
+import requests
 
+from accounts import keys
+from engines.models import Engine
 from tests.fakes.upstream import (
     STREAM_HEAD,
     chunk,
@@ -146,3 +151,41 @@ def test_a_client_that_takes_nothing_is_given_up_and_costs_bounded_memory(
         eventually(lambda: raw_engine.closed_early == 1)
     assert sent < 20_000_000
     eventually(lambda: [(r.outcome, r.generated_tokens, r.exact) for r in records()] == [("aborted", 1, True)])
+
+
+@pytest.mark.parametrize("how", ["the account is disabled", "the key is revoked"])
+def test_who_may_have_no_more_has_a_running_answer_ended(portal, engine, alice, bob, raw_engine, eventually, how):
+    """Charged is what has come; whoever else is being answered hears the end."""
+    go_on = threading.Event()
+
+    async def answer(request, writer):
+        writer.write(STREAM_HEAD + chunk(sse(event("hel", 7, 1))))
+        await asyncio.to_thread(go_on.wait, 20)
+        writer.write(chunk(sse(last_event(7, 1), b"[DONE]")) + b"0\r\n\r\n")
+
+    Engine.objects.filter(pk=engine.pk).update(shared=True)
+    eventually(lambda: portal.chat(bob).status_code == 200)
+    raw_engine.answer = answer
+    key, clear = keys.make(alice, {"name": "ci"})
+    body = {"model": "tiny", "messages": [], "stream": True}
+    asking = partial(requests.post, f"{portal.url}/v1/chat/completions", json=body, stream=True, timeout=20)
+    with (
+        asking(headers={"Authorization": f"Bearer {clear}"}) as hers,
+        asking(headers=portal.headers(bob)) as his,
+    ):
+        mine, others = hers.iter_content(None), his.iter_content(None)
+        assert b"hel" in next(mine)
+        assert b"hel" in next(others)
+        if how == "the key is revoked":
+            keys.revoke(key)
+        else:
+            alice.is_active = False
+            alice.save()
+        rest = b"".join(mine)
+        assert b'"code":"invalid_api_key"' in rest.replace(b": ", b":")
+        go_on.set()
+        assert b"".join(others).endswith(b"[DONE]\n\n")
+    eventually(lambda: raw_engine.closed_early == 1)
+    eventually(lambda: sorted(one.outcome for one in records()) == ["aborted", "completed", "completed"])
+    assert numbers(alice) == (7, 1)
+    assert reserved(alice) == [0, 0]
