@@ -183,9 +183,9 @@ def test_who_may_have_no_more_has_a_running_answer_ended(portal, engine, alice, 
             alice.save()
         rest = b"".join(mine)
         assert b'"code":"invalid_api_key"' in rest.replace(b": ", b":")
+        eventually(lambda: raw_engine.closed_early == 1)
         go_on.set()
         assert b"".join(others).endswith(b"[DONE]\n\n")
-    eventually(lambda: raw_engine.closed_early == 1)
     eventually(lambda: sorted(one.outcome for one in records()) == ["aborted", "completed", "completed"])
     assert numbers(alice) == (7, 1)
     assert reserved(alice) == [0, 0]
