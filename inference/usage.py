@@ -30,7 +30,8 @@ from vllm_portal.redis_client import client
 logger = logging.getLogger(__name__)
 
 OUTBOX = "outbox"
-BATCH = 2000  # the rows of users and keys are added to once a batch
+BATCH = 2000  # records; the rows of users and keys are added to once a batch
+ELEMENTS = 500  # of the outbox that are read at once: each holds the records of one call of the ledger, mostly a few
 
 # Trims only what was written: had the lock run out, another process may have trimmed it already.
 _TRIM = """
@@ -138,15 +139,16 @@ def _spent(records: QuerySet[UsageRecord]) -> int:
 def _flush(lock: Lock) -> int:
     """What was in the outbox when this began: under load it never gets empty, and others want the lock."""
     written = 0
-    for _ in range(-(-client().llen(OUTBOX) // BATCH)):
-        lines = client().lrange(OUTBOX, 0, BATCH - 1)
-        if not lines:
+    for _ in range(-(-client().llen(OUTBOX) // ELEMENTS)):
+        elements = client().lrange(OUTBOX, 0, ELEMENTS - 1)
+        if not elements:
             break
-        records = [json.loads(line) for element in lines for line in element.split("\n")]
-        _write(records)
-        client().eval(_TRIM, 1, OUTBOX, lines[0], len(lines), lines[-1])
+        records = [json.loads(line) for element in elements for line in element.split("\n")]
+        for start in range(0, len(records), BATCH):
+            _write(records[start : start + BATCH])
+            lock.reacquire()
+        client().eval(_TRIM, 1, OUTBOX, elements[0], len(elements), elements[-1])
         written += len(records)
-        lock.reacquire()
     return written
 
 

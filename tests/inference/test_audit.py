@@ -109,7 +109,8 @@ def test_a_request_that_is_open_and_ended(used, alice):
 def test_a_request_that_is_open_and_on_its_way_to_the_database(used, alice):
     opened(alice)
     nothing = {"request_id": "r-open", "user_id": alice.pk, "prompt_tokens": 0, "generated_tokens": 0}
-    client().rpush("outbox", json.dumps({**nothing, "engine_id": "e", "started_ms": 0}))
+    one = {**nothing, "engine_id": "e", "started_ms": 0}
+    client().rpush("outbox", f"{json.dumps({**one, 'request_id': 'r-ended'})}\n{json.dumps(one)}")
     assert rules() == {"one record per request"}
 
 

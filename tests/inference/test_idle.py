@@ -1,6 +1,7 @@
 """Which engines are idle: by the live ledger and the records together, through HTTP."""
 
 import asyncio
+import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -84,6 +85,8 @@ def test_a_record_that_is_not_in_the_database_yet_counts(portal, alice, engine, 
     monkeypatch.setattr("inference.usage.flush", lambda *_: 0)
     assert portal.chat(alice, max_tokens=5).status_code == 200
     eventually(lambda: client().llen(OUTBOX) == 1)  # settled, and so no longer under way
+    other = json.dumps({"engine_id": "another"})  # settled in the same call
+    client().lset(OUTBOX, 0, f"{other}\n{client().lindex(OUTBOX, 0)}")
     later = timezone.now() + 200 * MINUTE
     idle.look(later)
     assert (standing(engine), engine.used_at) == ((State.READY, ""), later)
