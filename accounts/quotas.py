@@ -34,19 +34,17 @@ _CORRECTED = {"prompt_token_number": "prompt_tokens_corrected", "gen_token_numbe
 
 FIELDS = ("on", "ver", "pl", "gl", "pu", "gu", "pr", "gr", "rm", "rw", "rn", "tm", "td", "tM", "so", "n")
 ROW = struct.Struct(">" + "d" * len(FIELDS))
-"""A live row: its numbers in the order of FIELDS. Its `format` means the same to Redis's scripts."""
-_BRIEF = struct.Struct(">dd")
-"""The row of an API key without any limit: on and ver."""
+"""A whole live row: its numbers in the order of FIELDS. Its `format` means the same to Redis's scripts."""
 _UNLIMITED = dict.fromkeys(FIELDS, 0) | {"pl": MOST, "gl": MOST} | dict.fromkeys(("rm", "tm", "td", "tM", "so"), -1)
-_REST = ROW.pack(*_UNLIMITED.values())[_BRIEF.size :]
-"""What makes a whole row of a brief one."""
+UNLIMITED = ROW.pack(*_UNLIMITED.values())
+"""What a row that ends before its last field goes on with, from there on."""
 
 # What nobody uses just now is not loaded, and stays so.
 _SET_IF_LOADED = f"""
 if redis.call('GET', 'lock:ledger') ~= ARGV[1] then return redis.error_reply('LOST the lock of the ledger') end
 local text = redis.call('GET', KEYS[1])
 if text then
-  local row = {{struct.unpack('{ROW.format}', #text > {_BRIEF.size} and text or text .. ARGV[2])}}
+  local row = {{struct.unpack('{ROW.format}', text .. string.sub(ARGV[2], #text + 1))}}
   for i = 3, #ARGV, 2 do row[ARGV[i] + 1] = ARGV[i + 1] + 0 end
   redis.call('SET', KEYS[1], struct.pack('{ROW.format}', unpack(row, 1, {len(FIELDS)})))
 end
@@ -81,8 +79,7 @@ def _live_rows(subjects: Sequence[int | str]) -> list[dict[str, int] | None]:
 
 def _numbers(text: bytes) -> dict[str, int]:
     """Of a live row."""
-    row = _BRIEF if len(text) == _BRIEF.size else ROW
-    return _UNLIMITED | dict(zip(FIELDS, map(int, row.unpack(text)), strict=False))
+    return dict(zip(FIELDS, map(int, ROW.unpack(text + UNLIMITED[len(text) :])), strict=True))
 
 
 def of_key(key_id: int) -> str:
@@ -281,7 +278,7 @@ def _must_be_loaded(live: dict[str, int], columns: dict[str, int]) -> bool:
 
 def _set_if_loaded(lock: redis.lock.Lock, subject: int | str, columns: dict[str, int]) -> None:
     parts = (part for name, value in columns.items() for part in (FIELDS.index(name), value))
-    client().eval(_SET_IF_LOADED, 1, key(subject), token_of(lock), _REST, *parts)
+    client().eval(_SET_IF_LOADED, 1, key(subject), token_of(lock), UNLIMITED, *parts)
 
 
 _PACES = {

@@ -6,13 +6,14 @@
 -- hashes and keeps. The answer is one string: a line for each operation, whose fields are separated by tabs. (A table in
 -- a table would cost Redis 6 a write to the socket for each.)
 --
---   counters:<subject>  string  the row, 16 numbers (big-endian doubles), -1 for no limit: on 1 or 0; ver version of its
+--   counters:<subject>  string  the row, up to 16 numbers (big-endian doubles), -1 for no limit: on 1 or 0; ver version of its
 --                          rights; pl gl limits; pu gu used; pr gr reserved; rm requests per minute, rw the minute
 --                          that rn counts the requests of; tm td tM tokens per minute, day, month; so requests at once,
 --                          n how many there are, counted while so is set.
 --                          A subject is a user (its id) or an API key ("k" and its id). A request with a key holds of
---                          both, unless the key has no limit at all: its row is on and ver alone, which is read in a
---                          quarter of the time (one of all 16 numbers counts as none, too).
+--                          both, unless the key has no limit at all.
+--                          Reading and writing a number costs more than what is done with it, so a row ends where it
+--                          may: a key's without any limit after ver, a subject's without the limits tm to so after rn.
 --                          "" in the place of a key: none.
 --   win:<subject>:<m|d|M><number>    tokens used and reserved in that minute, day, month (UTC)
 --   ended:<session>  string  that session's access tokens count no more
@@ -57,7 +58,8 @@ local OPEN = 'running:' .. process
 local LIVES = {m = 120000, d = 172800000, M = 3456000000}
 local op = {}
 
-local ROW, BRIEF = '>dddddddddddddddd', '>dd'
+-- By how many numbers there are.
+local ROWS = {[2] = '>dd', [11] = '>ddddddddddd', [16] = '>dddddddddddddddd'}
 -- Where each number is. As an array a row is read in half the time that a table with names takes.
 local ON, VER, PL, GL, PU, GU, PR, GR, RM, RW, RN, TM, TD, T_MONTH, SO, AT_ONCE =
   1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16
@@ -65,7 +67,11 @@ local MOST = 9007199254740991
 local rows, changed = {}, {}
 
 local function read_row(text)
-  return text and {struct.unpack(#text == 16 and BRIEF or ROW, text)}
+  if not text then return text end
+  local count = #text / 8
+  local r = {struct.unpack(ROWS[count], text)}
+  r[count + 1] = nil -- where it stopped to read
+  return r
 end
 
 local function row(subject)
@@ -78,7 +84,7 @@ local function row(subject)
 end
 
 local function packed(r)
-  return struct.pack(ROW, unpack(r, 1, AT_ONCE))
+  return struct.pack(ROWS[#r], unpack(r))
 end
 
 -- The rows of all who the call's admissions and settlements name, in one command.
@@ -91,8 +97,12 @@ local function read_ahead(subjects)
   end
 end
 
+local function paced(r)
+  return r[SO] and (r[SO] >= 0 or r[TM] >= 0 or r[TD] >= 0 or r[T_MONTH] >= 0)
+end
+
 local function unlimited(r)
-  return not r[GL] or r[PL] >= MOST and r[GL] >= MOST and r[RM] < 0 and r[TM] < 0 and r[TD] < 0 and r[T_MONTH] < 0 and r[SO] < 0
+  return not r[GL] or r[PL] >= MOST and r[GL] >= MOST and r[RM] < 0 and not paced(r)
 end
 
 local function change(subject, r, p, g, prompt, generated)
@@ -146,7 +156,7 @@ local function leave(holds, spent)
   local left, last = {}, {}
   for subject in string.gmatch(holds, 'n:(%S+)') do
     local r = row(subject)
-    if r then r[AT_ONCE] = r[AT_ONCE] - 1 changed[subject] = r end
+    if r and r[AT_ONCE] then r[AT_ONCE] = r[AT_ONCE] - 1 changed[subject] = r end
   end
   for key, tokens in string.gmatch(holds, '(win:%S+)=(%d+)') do
     local kind = string.match(key, '^(.*:%a)')
@@ -195,15 +205,12 @@ end
 
 -- The same, and the number of requests at once, which goes into `at_once`.
 local function by_pace(subject, r, need, tight, keys, at_once)
+  if not paced(r) then return nil end
   if r[SO] >= 0 then
     if r[AT_ONCE] >= r[SO] then return string.format('rate\tat once\t%d\t\t%s', r[SO], subject) end
     at_once[#at_once + 1] = subject
   end
   return by_time(subject, r, need, tight, keys)
-end
-
-local function paced(r)
-  return r[SO] >= 0 or r[TM] >= 0 or r[TD] >= 0 or r[T_MONTH] >= 0
 end
 
 -- One request more in this minute: how many are left, or a verdict.
@@ -296,7 +303,7 @@ function op.extend(request, want, step)
   local r, k = limited(o.user, o.key)
   for subject, each in pairs({[o.user] = r or nil, [o.key] = k or nil}) do
     tight.free = math.min(tight.free, each[GL] - each[GU] - each[GR])
-    if by_time(subject, each, 1, tight, keys) then return '0\t' .. o.holds end
+    if paced(each) and by_time(subject, each, 1, tight, keys) then return '0\t' .. o.holds end
   end
   local granted = math.floor(math.min(want, tight.free) / step) * step
   if granted <= 0 then return '0\t' .. o.holds end
@@ -418,8 +425,10 @@ function op.load(subject, pl, gl, pu, gu, ver, on, rm, tm, td, tM, so, today, th
   local old = row(subject) or {}
   local new = {on, ver, pl, gl, pu, gu, pr, gr, rm, old[RW] or 0, old[RN] or 0, tm, td, tM, so, n}
   for at, number in ipairs(new) do new[at] = number + 0 end
-  local brief = string.sub(subject, 1, 1) == 'k' and unlimited(new)
-  redis.call('SET', 'counters:' .. subject, brief and struct.pack(BRIEF, on, ver) or packed(new))
+  local count = AT_ONCE
+  if not paced(new) then count = RN end
+  if string.sub(subject, 1, 1) == 'k' and unlimited(new) then count = VER end
+  redis.call('SET', 'counters:' .. subject, struct.pack(ROWS[count], unpack(new, 1, count)))
   rows[subject] = nil
   return 1
 end

@@ -11,11 +11,9 @@ _READ = """
 local quotas, open = {}, {}
 for _, key in ipairs(redis.call('KEYS', 'counters:*')) do
   local text = redis.call('GET', key)
-  if #text > 16 then -- else a key without any limit
-    local row = {struct.unpack(ARGV[1], text)}
-    row[#row] = nil -- where it stopped to read
-    quotas[#quotas + 1] = {key, row}
-  end
+  local row = {struct.unpack(ARGV[1], text .. string.sub(ARGV[2], #text + 1))}
+  row[#row] = nil -- where it stopped to read
+  quotas[#quotas + 1] = {key, row}
 end
 for _, key in ipairs(redis.call('KEYS', 'running:*')) do open[#open + 1] = {key, redis.call('HGETALL', key)} end
 local time = redis.call('TIME')
@@ -73,7 +71,7 @@ def subjects_of(record: dict[str, Any]) -> list[str]:
 
 def take() -> Live:
     """Raises redis.RedisError."""
-    rows, open_rows, leases, outbox, now_ms = client().eval(_READ, 0, quotas.ROW.format)
+    rows, open_rows, leases, outbox, now_ms = client().eval(_READ, 0, quotas.ROW.format, quotas.UNLIMITED)
     quota_rows = {_name(key): dict(zip(quotas.FIELDS, values, strict=True)) for key, values in rows}
     return Live(
         quotas={name: _quota(row) for name, row in quota_rows.items() if not quotas.is_unlimited(row)},
