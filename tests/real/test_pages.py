@@ -24,7 +24,7 @@ def test_from_the_login_to_an_answer_of_an_engine_of_ones_own(chromium, real_por
     portal.admin().add_user("alice", "correct horse")
     with visiting(chromium, portal) as visit:
         page = visit(viewport=PHONE, has_touch=True, is_mobile=True).log_in("alice", "correct horse").page
-        page.click("text=Start an engine")
+        page.click("main >> text=Start an engine")
         page.fill("#model", str(tiny_model))
         page.fill("#max_model_len", "512")
         page.click("text=Start the engine")
