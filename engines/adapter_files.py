@@ -1,7 +1,6 @@
 """The adapters' files: which commits they are of, and where an engine finds them. They are fetched as its model is:
 `to_fetch`."""
 
-from contextlib import suppress
 from pathlib import Path
 
 from engines import adapters, contained, hub, hub_cache
@@ -15,8 +14,6 @@ from engines.vllm_command import CONTAINER_HF_CACHE, LoraModule
 from vllm_portal.config import get_config
 from vllm_portal.encryption import decrypt
 from vllm_portal.errors import FieldError
-
-_LARGEST_CONFIG = 1 << 20
 
 
 def wants_a_look(engine: Engine) -> bool:
@@ -52,14 +49,19 @@ def modules(engine: Engine) -> tuple[LoraModule, ...]:
 
 
 def rank(engine: Engine) -> int:
-    """For vLLM; 16, which is its own default, at least. What cannot be read now counts as that: vLLM will say."""
-    found = [16]
-    for adapter in adapters.of(engine.adapters):
-        folder = _here(adapter)
-        content = contained.read(folder / adapters.CONFIG, _root(folder), _LARGEST_CONFIG) if folder else None
-        with suppress(ValueError):
-            found.append(adapters.rank_of(content or b""))
-    return adapters.max_lora_rank(found)
+    """For vLLM. What cannot be read now counts as LEAST_RANK: vLLM will say."""
+    folders = [folder for adapter in adapters.of(engine.adapters) if (folder := _here(adapter))]
+    told = [told_rank(folder, _root(folder)) for folder in folders]
+    return adapters.max_lora_rank([adapters.LEAST_RANK, *filter(None, told)])
+
+
+def told_rank(folder: Path, inside: Path) -> int | None:
+    """As the files of an adapter say, whose links may lead to `inside`. None: they are not there, or say nothing."""
+    content = contained.read(folder / adapters.CONFIG, inside, hub.LARGEST_CONFIG)
+    try:
+        return adapters.rank_of(content or b"")
+    except ValueError:
+        return None
 
 
 def folders(engine: Engine) -> tuple[str, ...]:
@@ -119,12 +121,11 @@ def _asked(loose: dict[str, Wanted], token: str) -> dict[str, str]:
 
 
 def _unknown(adapter: Adapter) -> StartFailed:
-    named = f"{adapter.model} ({adapter.name})"
     if get_config().hf_offline:
-        return _not_here(named)
+        return _not_here(adapter)
     return StartFailed(
         "hub_unreachable",
-        f"The Hugging Face hub does not tell about the adapter {named}.",
+        f"The Hugging Face hub does not tell about the adapter {adapter.told}.",
         "Check this machine's network; a mirror is set with hf_endpoint.",
     )
 
@@ -132,12 +133,12 @@ def _unknown(adapter: Adapter) -> StartFailed:
 def _refuse_absent(adapter: Adapter, cache: Path) -> None:
     folder = hub_cache.snapshot(cache, adapter.model, adapter.revision)
     if adapter.on_hub and not all((folder / name).is_file() for name in adapters.FILES):
-        raise _not_here(f"{adapter.model} ({adapter.name})")
+        raise _not_here(adapter)
 
 
-def _not_here(named: str) -> StartFailed:
+def _not_here(adapter: Adapter) -> StartFailed:
     return StartFailed(
         "model_not_cached",
-        f"The adapter {named} is not on this machine, and nothing may be downloaded (hf_offline).",
+        f"The adapter {adapter.told} is not on this machine, and nothing may be downloaded (hf_offline).",
         "An admin downloads it into the cache, or switches hf_offline off.",
     )

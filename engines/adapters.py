@@ -12,6 +12,8 @@ MISSING = "adapter_missing"
 """`cause_code` where there is no such adapter, or it has not all of FILES."""
 MOST = 8
 """Of one engine: each takes memory of its GPUs."""
+LEAST_RANK = 16
+"""vLLM's own --max-lora-rank, which the portal never goes below."""
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """vLLM 0.32's choices for --max-lora-rank."""
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}\Z", re.ASCII)
@@ -33,6 +35,11 @@ class Adapter(NamedTuple):
     @property
     def on_hub(self) -> bool:
         return not self.model.startswith("/")
+
+    @property
+    def told(self) -> str:
+        """For people."""
+        return f"{self.model} ({self.name})"
 
 
 def of(rows: Iterable[Mapping[str, str]]) -> tuple[Adapter, ...]:

@@ -166,7 +166,7 @@ def _left_to_the_engine(part: Part, outcome: Outcome) -> Diagnosis | bool:
         return True
     return Diagnosis(
         outcome.code,
-        f"{_named(part.adapter)} could not be downloaded: {words}",
+        f"The adapter {part.adapter.told} could not be downloaded: {words}",
         "An admin gives the portal's user the right to write to hf_cache_dir."
         if outcome.code == NOT_WRITABLE
         else "Start it again; its operator finds more in the worker's log.",
@@ -178,24 +178,20 @@ def _of_adapter(adapter: adapters.Adapter, outcome: Outcome, engine: Engine) -> 
     if outcome.code == "model_gated":
         return Diagnosis(
             outcome.code,
-            f"{_named(adapter)} is gated, and the token given has no access to it.",
+            f"The adapter {adapter.told} is gated, and the token given has no access to it.",
             "Ask for access on its page, then start the engine with a HUGGING_FACE_HUB_TOKEN of that account.",
         )
     if outcome.code in ("model_not_found", adapters.MISSING):
         return Diagnosis(
             adapters.MISSING,
-            outcome.words or f"There is no adapter {adapter.model} ({adapter.name}), or it is private.",
+            outcome.words or f"There is no adapter {adapter.told}, or it is private.",
             "Correct the adapter's repository or revision, or start with a token that may see it.",
         )
     return _diagnosis(
         outcome.code,
-        f"{_named(adapter)}: {outcome.words}" if outcome.words else "",
+        f"The adapter {adapter.told}: {outcome.words}" if outcome.words else "",
         _room_advice(engine) if outcome.code == NO_ROOM else "",
     )
-
-
-def _named(adapter: adapters.Adapter) -> str:
-    return f"The adapter {adapter.model} ({adapter.name})"
 
 
 def _stalled(part: Part, seen: Fetching) -> Diagnosis:

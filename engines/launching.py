@@ -15,6 +15,7 @@ from django.utils import timezone
 
 from engines import (
     adapter_files,
+    adapters,
     compile_cache,
     ending,
     fetching,
@@ -84,7 +85,7 @@ def launch_spec(engine: Engine) -> LaunchSpec:
         tokenizer_revision=engine.tokenizer_revision,
         sleeps=engine.sleep_level > 0,
         **{**engine.options, "adapters": adapter_files.modules(engine)},
-        max_lora_rank=adapter_files.rank(engine) if engine.adapters else 16,
+        max_lora_rank=adapter_files.rank(engine) if engine.adapters else adapters.LEAST_RANK,
     )
     host = HostOptions(
         device=engine.device,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from engines import hub, preflight, room
+from engines.adapters import LEAST_RANK
 from engines.fit import budget, measures, ranks, source
 from engines.fit.budget import Host, Model, Place, Wish, batch, settings
 from engines.fit.flags import GIB, read_flags
@@ -197,5 +198,5 @@ def _of_adapters(verdicts: list[Verdict], lora: Lora | None, untold: list[str]) 
         many = "1 adapter" if lora.slots == 1 else f"{lora.slots} adapters"
         notes.append(f"{many}: about {most / GIB:.2f} GiB at rank {lora.rank}, estimated from the model's layers.")
     if untold:
-        notes.append(f"The rank of {', '.join(untold)} is not known; {ranks.LEAST} is taken.")
+        notes.append(f"The rank of {', '.join(untold)} is not known; {LEAST_RANK} is taken.")
     return notes

@@ -2,15 +2,12 @@
 
 from pathlib import Path
 
-from engines import adapters, contained, hub, hub_cache
+from engines import adapter_files, adapters, hub, hub_cache
 from engines.adapters import Adapter
 from engines.fit.lora import Lora
 from engines.launchers.container_config import cache_folder
 from engines.waiting import release_database
 from vllm_portal.config import get_config
-
-LEAST = 16
-"""vLLM's own --max-lora-rank, which the portal never goes below."""
 
 
 def of(given: tuple[Adapter, ...], token: str) -> tuple[Lora | None, list[str]]:
@@ -20,7 +17,7 @@ def of(given: tuple[Adapter, ...], token: str) -> tuple[Lora | None, list[str]]:
         return None, []
     told = _of_the_hub(given, token)
     found = {one.name: told.get(hub.adapter_field(number)) or _here(one) for number, one in enumerate(given)}
-    rank = adapters.max_lora_rank([LEAST, *filter(None, found.values())])
+    rank = adapters.max_lora_rank([adapters.LEAST_RANK, *filter(None, found.values())])
     return Lora(len(given), rank), [name for name, known in found.items() if known is None]
 
 
@@ -45,8 +42,4 @@ def _here(adapter: Adapter) -> int | None:
             return None
         folder = hub_cache.snapshot(cache, adapter.model, commit)
         inside = folder.parent.parent
-    content = contained.read(folder / adapters.CONFIG, inside, hub.LARGEST_CONFIG)
-    try:
-        return adapters.rank_of(content or b"")
-    except ValueError:
-        return None
+    return adapter_files.told_rank(folder, inside)
