@@ -181,7 +181,7 @@ class Relay:
         if usage is None:
             held = Usage(reservation.prompt_tokens, reservation.generated_tokens)
             usage = held if outcome == "completed" else Usage()
-        prompt, generated = usage.prompt_tokens, usage.completion_tokens or 0
+        prompt, generated = usage.prompt_tokens, usage.generated_tokens
         if not 0 <= prompt <= reservation.prompt_tokens * 2 + 4096:
             logger.error("the engine claims a prompt of %d tokens; charging the reservation", prompt)
             prompt, exact = reservation.prompt_tokens if prompt > 0 else 0, False

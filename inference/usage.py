@@ -52,6 +52,11 @@ def spelt(*operation: object) -> str:
     return "\0".join(map(str, operation))
 
 
+def records_of(elements: Iterable[str]) -> list[dict[str, Any]]:
+    """What elements of the outbox hold, a line each."""
+    return [json.loads(line) for element in elements for line in element.split("\n")]
+
+
 def flush(older_than_s: float = 0) -> int:
     """Writes what is in the outbox to the database, if its oldest record waits for that long; how many records. 0 also
     where somebody else is writing. Raises redis.RedisError, DatabaseError: nothing is lost, the next flush does it."""
@@ -143,7 +148,7 @@ def _flush(lock: Lock) -> int:
         elements = client().lrange(OUTBOX, 0, ELEMENTS - 1)
         if not elements:
             break
-        records = [json.loads(line) for element in elements for line in element.split("\n")]
+        records = records_of(elements)
         for start in range(0, len(records), BATCH):
             _write(records[start : start + BATCH])
             lock.reacquire()

@@ -5,6 +5,7 @@ from collections import defaultdict
 from typing import Any, NamedTuple
 
 from accounts import quotas
+from inference.usage import records_of
 from vllm_portal.redis_client import client
 
 _READ = """
@@ -81,7 +82,7 @@ def take() -> Live:
             for request, text in zip(values[::2], values[1::2], strict=True)
         },
         leases={process: int(float(end)) for process, end in zip(leases[::2], leases[1::2], strict=True)},
-        outbox=[json.loads(line) for element in outbox for line in element.split("\n")],
+        outbox=records_of(outbox),
         now_ms=now_ms,
     )
 
