@@ -21,6 +21,7 @@ from accounts.keys import PACES
 from accounts.keys_admin import KeyInline
 from accounts.keys_serializers import COUNTABLE
 from accounts.models import Role, TokenLimit, User
+from accounts.number_fields import number_field
 from accounts.people_import_admin import import_page
 from accounts.raising_admin import raise_limits
 from accounts.tables import Table
@@ -74,9 +75,7 @@ class OwnUserForm(UserForm):
 
 def _tokens(label: str) -> forms.IntegerField:
     """With the number that the page showed beside the one that was typed: see `TokenLimitForm.save`."""
-    return forms.IntegerField(
-        label=label, min_value=0, max_value=quotas.MOST, show_hidden_initial=True, widget=UnfoldAdminIntegerFieldWidget
-    )
+    return number_field(label, show_hidden_initial=True)
 
 
 def _pace(most: int = quotas.MOST) -> forms.IntegerField:

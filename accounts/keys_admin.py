@@ -10,7 +10,6 @@ from django.utils import timezone
 from unfold.admin import TabularInline
 from unfold.widgets import (
     UnfoldAdminCheckboxSelectMultipleWidget,
-    UnfoldAdminIntegerFieldWidget,
     UnfoldAdminTextareaWidget,
 )
 
@@ -20,15 +19,13 @@ from accounts.forms import ModelsField
 from accounts.keys import LIMITS, TOTALS, Rights
 from accounts.keys_serializers import COUNTABLE
 from accounts.models import ApiKey
+from accounts.number_fields import number_field
 from accounts.quotas import MOST
 from accounts.tables import ReadOnly, Table
 
 
 def _limit(most: int = MOST, label: str | None = None) -> forms.IntegerField:
-    return forms.IntegerField(
-        label=label, required=False, min_value=0, max_value=most, widget=UnfoldAdminIntegerFieldWidget,
-        help_text="Empty: only the user's counts.",
-    )  # fmt: skip
+    return number_field(label, most, required=False, help_text="Empty: only the user's counts.")
 
 
 class KeyAdminForm(forms.ModelForm):

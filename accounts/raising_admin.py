@@ -8,10 +8,10 @@ from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
-from unfold.widgets import UnfoldAdminIntegerFieldWidget
 
 from accounts import quotas
 from accounts.models import User
+from accounts.number_fields import number_field
 
 if TYPE_CHECKING:
     from accounts.admin import PeopleAdmin
@@ -19,15 +19,9 @@ if TYPE_CHECKING:
 NAMED = 20
 
 
-def _tokens(label: str) -> forms.IntegerField:
-    return forms.IntegerField(
-        label=label, required=False, min_value=0, max_value=quotas.MOST, widget=UnfoldAdminIntegerFieldWidget
-    )
-
-
 class RaiseForm(forms.Form):
-    prompt = _tokens("Prompt tokens more")
-    generated = _tokens("Generated tokens more")
+    prompt = number_field("Prompt tokens more", required=False)
+    generated = number_field("Generated tokens more", required=False)
 
     def clean(self) -> dict[str, int]:
         given = {name: self.cleaned_data.get(name) or 0 for name in self.fields}
