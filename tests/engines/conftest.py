@@ -15,6 +15,7 @@ from engines.launchers.process import ProcessLauncher, ProcessSettings
 from engines.models import Engine
 from engines.states import State
 from tests.engines.simulator_process import SimulatorProcess
+from tests.fakes.hub import FakeHub
 from tests.fakes.launchers import FakeLauncher
 from vllm_portal.config import get_config
 from vllm_portal.encryption import decrypt
@@ -23,6 +24,14 @@ NOW = datetime(2025, 1, 1, tzinfo=UTC)
 _WAY = [State.QUEUED, State.PLACED, State.STARTING, State.LOADING, State.READY]
 _FURTHER = {State.UNHEALTHY: [State.UNHEALTHY], State.SLEEPING: [State.SLEEPING],
             State.WAKING: [State.SLEEPING, State.WAKING]}  # fmt: skip
+
+
+@pytest.fixture
+def hub(setting, tmp_path):
+    hub = FakeHub()
+    setting(hf_check=True, hf_endpoint=hub.url, hf_check_timeout_s=10.0, hf_cache_dir=str(tmp_path))
+    yield hub
+    hub.close()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from engines import launching, starting
 from engines.models import Engine
 from engines.states import State
-from tests.fakes.hub import COMMIT, OLD_COMMIT, FakeHub
+from tests.fakes.hub import COMMIT, OLD_COMMIT
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -27,14 +27,6 @@ def cache(tmp_path, setting):
         return repository
 
     return make
-
-
-@pytest.fixture
-def hub(setting, tmp_path):
-    hub = FakeHub()
-    setting(hf_check=True, hf_endpoint=hub.url, hf_check_timeout_s=10.0, hf_cache_dir=str(tmp_path))
-    yield hub
-    hub.close()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import pytest
 
 from engines.models import Engine
-from tests.fakes.hub import FakeHub
 
 RECIPES = "/api/v1/recipes"
 
@@ -12,14 +11,6 @@ RECIPES = "/api/v1/recipes"
 def api(client_of, people):
     """api(name): a client that is logged in as that person."""
     return lambda name="alice": client_of(people[name])
-
-
-@pytest.fixture
-def hub(setting, tmp_path):
-    hub = FakeHub()
-    setting(hf_check=True, hf_endpoint=hub.url, hf_check_timeout_s=10.0, hf_cache_dir=str(tmp_path))
-    yield hub
-    hub.close()
 
 
 @pytest.fixture
