@@ -150,10 +150,12 @@ def _flush(lock: Lock) -> int:
             break
         records = records_of(elements)
         for start in range(0, len(records), BATCH):
+            if start:
+                lock.reacquire()
             _write(records[start : start + BATCH])
-            lock.reacquire()
         client().eval(_TRIM, 1, OUTBOX, elements[0], len(elements), elements[-1])
         written += len(records)
+        lock.reacquire()
     return written
 
 
