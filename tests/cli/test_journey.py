@@ -1,6 +1,7 @@
 """The whole way from a terminal, on a real portal with the stand-in engine."""
 
 import json
+from dataclasses import dataclass
 
 import pytest
 
@@ -14,24 +15,29 @@ PASSWORD = "correct horse"
 def portal(tmp_path_factory):
     directory = tmp_path_factory.mktemp("portal")
     portal = PortalProcess(directory, launcher="simulator", stop_engines_on_exit="true", reconcile_seconds=0.5).start()
-    admin = portal.admin()
-    for name in ("alice", "bob", "carol"):
-        admin.add_user(name, PASSWORD, gen_token_limit=300)
     yield portal
     portal.stop()
 
 
-@pytest.fixture
-def person(portal, tmp_path):
-    """person(name): their terminal, logged in; and what JSON a command gives."""
+@dataclass
+class Person(Cli):
+    username: str = ""
 
-    def log_in(name: str) -> Cli:
+    def log_in(self, portal: PortalProcess, password: str = PASSWORD) -> int:
+        return self("login", "--url", portal.url, "--username", self.username, typed=f"{password}\n").returncode
+
+
+@pytest.fixture
+def person(portal, tmp_path, request):
+    """person(name): the terminal of somebody new, logged in. No other test's engines and keys are theirs."""
+
+    def log_in(name: str) -> Person:
         home = tmp_path / name
         home.mkdir()
-        cli = Cli(home)
-        done = cli("login", "--url", portal.url, "--username", name, typed=f"{PASSWORD}\n")
-        assert done.returncode == 0, done.stderr
-        return cli
+        person = Person(home, username=f"{name}.{request.node.name}"[:100])
+        portal.admin().add_user(person.username, PASSWORD, gen_token_limit=300)
+        assert person.log_in(portal) == 0
+        return person
 
     return log_in
 
@@ -144,10 +150,9 @@ def test_keys(person, portal):
 def test_a_login_leaves_one_key_and_a_logout_none(person, portal):
     alice = person("alice")
     mine = {one["id"] for one in given(alice, "keys", "list")}
-    again = alice("login", "--url", portal.url, "--username", "alice", typed=f"{PASSWORD}\n")
-    assert again.returncode == 0, again.stderr
+    assert alice.log_in(portal) == 0
     now = {one["id"] for one in given(alice, "keys", "list")}
     assert (len(now), len(mine - now), len(now - mine)) == (len(mine), 1, 1)
-    assert alice("login", "--url", portal.url, "--username", "alice", typed="wrong\n").returncode == 3
+    assert alice.log_in(portal, "wrong") == 3
     assert alice("logout").returncode == 0
     assert alice("keys", "list").returncode == 3
