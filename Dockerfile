@@ -9,6 +9,12 @@ RUN python3 -m venv /opt/portal
 COPY requirements.txt /
 RUN /opt/portal/bin/pip install --no-cache-dir --require-hashes -r /requirements.txt
 
+FROM packages AS compiled
+COPY . /app
+WORKDIR /app
+RUN /opt/portal/bin/pip install --no-cache-dir --require-hashes -r requirements/build.txt \
+    && /opt/portal/bin/python -m vllm_portal.compiling
+
 FROM ${BASE_IMAGE}
 RUN useradd --system --uid 10001 --no-create-home --home-dir /data --shell /usr/sbin/nologin portal \
     && install -d -o portal -m 0700 /data /data/compile-cache \
@@ -16,6 +22,7 @@ RUN useradd --system --uid 10001 --no-create-home --home-dir /data --shell /usr/
 COPY --from=packages /opt/portal /opt/portal
 WORKDIR /app
 COPY . .
+COPY --from=compiled /app/.compiled .compiled
 ENV PATH=/opt/portal/bin:$PATH PYTHONUNBUFFERED=1 PORTAL_DATA_DIR=/data
 RUN python -m compileall -q .
 USER portal

@@ -5,6 +5,7 @@ BIN := .venv/bin
 EXAMPLES ?= 2
 FUZZ_SECONDS ?= 20
 RUNTIME := .venv/.runtime-installed
+BUILD := .venv/.build-installed
 DEV := .venv/.dev-installed
 FUZZER := .venv/.fuzzer-installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install --require-hashes
@@ -16,32 +17,35 @@ ONCE := tests/test_config.py tests/test_docs.py tests/test_imports.py tests/test
 	tests/engines/launchers tests/engines/simulator tests/inference/test_sse.py tests/inference/test_upstream.py \
 	tests/fuzz tests/inference/test_front_framing.py tests/inference/test_front_slow.py \
 	tests/inference/test_front_smuggling.py tests/inference/test_upstream_pieces.py tests/inference/test_sse_pieces.py \
-	tests/inference/test_body.py tests/inference/test_endpoints_streams.py tests/inference/test_endpoints_media.py tests/cli
+	tests/inference/test_body.py tests/inference/test_endpoints_streams.py tests/inference/test_endpoints_media.py tests/cli tests/test_compiled.py
 
 # Compiled once, and not again by each of the many processes.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test test-postgresql test-attack test-real test-browser screenshots fuzz bench lint format requirements clean
+.PHONY: help run compiled test test-postgresql test-attack test-real test-browser screenshots fuzz bench lint format requirements clean
 .DEFAULT_GOAL := help
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
-run: $(RUNTIME)  ## install, migrate and start the portal in the foreground; Ctrl-C stops it
+run: $(RUNTIME) compiled  ## install, migrate and start the portal in the foreground; Ctrl-C stops it
 	@exec $(BIN)/python manage.py run
 
-test: lint  ## install and run all tests that this machine can run, on SQLite
+compiled: $(BUILD)  ## compile the hot path where there is a C compiler; the portal runs without, too
+	@$(BIN)/python -m vllm_portal.compiling
+
+test: lint compiled  ## install and run all tests that this machine can run, on SQLite
 	$(BIN)/python -m pytest -q -n 4
 
-test-postgresql: $(DEV)  ## the tests that use a database, on PostgreSQL
-	$(BIN)/python tests/postgres_server.py $(BIN)/python -m pytest -q -n 4 $(ONCE:%=--ignore=%)
+test-postgresql: $(DEV)  ## the tests that use a database, on PostgreSQL, with the hot path not compiled
+	VLLM_PORTAL_COMPILED=0 $(BIN)/python tests/postgres_server.py $(BIN)/python -m pytest -q -n 4 $(ONCE:%=--ignore=%)
 
-test-attack: $(DEV)  ## generated requests (EXAMPLES=40: over 10,000), counts (REQUESTS=, ROUNDS=), kill -9 while it works (KILLS=, POINTS=, RESTARTS=)
+test-attack: $(DEV) compiled  ## generated requests (EXAMPLES=40: over 10,000), counts (REQUESTS=, ROUNDS=), kill -9 while it works (KILLS=, POINTS=, RESTARTS=)
 	ATTACK_EXAMPLES=$(EXAMPLES) $(foreach size,REQUESTS ROUNDS LEAVING KILLS POINTS RESTARTS,$(if $($(size)),$(size)=$($(size)))) $(BIN)/python -m pytest -q -n 2 tests/attack
 
 fuzz: $(FUZZER)  ## bytes that break a reader of HTTP or of streams: each looked for FUZZ_SECONDS long; Linux on x86-64
 	@for target in front head upstream sse; do \
-		FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m tests.fuzz $$target || exit 1; done
+		VLLM_PORTAL_COMPILED=0 FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m tests.fuzz $$target || exit 1; done
 
 lint: $(DEV)  ## what is checked without running the portal
 	$(BIN)/ruff check .
@@ -49,13 +53,13 @@ lint: $(DEV)  ## what is checked without running the portal
 	$(CHECKS) $(BIN)/python manage.py check --fail-level WARNING
 	$(CHECKS) $(BIN)/python manage.py makemigrations --check --dry-run
 
-test-real: $(DEV)  ## the whole way on real vLLM in real containers (REAL_REQUESTS=, REAL_POINTS=); needs root or a Docker daemon
+test-real: $(DEV) compiled  ## the whole way on real vLLM in real containers (REAL_REQUESTS=, REAL_POINTS=); needs root or a Docker daemon
 	tests/real/lab/ensure_docker.sh
 	tests/real/lab/build_engine_image.sh
 	tests/browser/ensure_chromium.sh
 	$(foreach size,REAL_REQUESTS REAL_POINTS,$(if $($(size)),$(size)=$($(size)))) $(BIN)/python -m pytest -ra --strict-markers -o addopts="-p no:schemathesis -p no:langsmith_plugin" tests/real
 
-test-browser: $(DEV)  ## the pages in a real Chromium, which is installed where it is missing (root needed)
+test-browser: $(DEV) compiled  ## the pages in a real Chromium, which is installed where it is missing (root needed)
 	tests/browser/ensure_chromium.sh
 	$(BIN)/python -m pytest -ra --strict-markers -o addopts="-p no:schemathesis -p no:langsmith_plugin" tests/browser
 
@@ -63,7 +67,7 @@ screenshots: $(DEV)  ## each page, light and dark, on desktop and phone, into do
 	tests/browser/ensure_chromium.sh
 	$(BIN)/python -m tests.browser.screenshots docs/screens
 
-bench: $(RUNTIME)  ## what the portal costs beside nginx, vllm-router, LiteLLM; writes docs/performance.md
+bench: $(RUNTIME) compiled  ## what the portal costs beside nginx, vllm-router, LiteLLM; writes docs/performance.md
 	$(BIN)/python -m bench
 
 format: $(DEV)  ## let ruff rewrite the code
@@ -75,11 +79,12 @@ COMPILE := uv pip compile --quiet --universal --python-version 3.11 --generate-h
 
 requirements:  ## pin the newest versions that *.in allow; needs uv
 	$(COMPILE) --upgrade requirements/runtime.in -o requirements.txt
+	$(COMPILE) --upgrade requirements/build.in -o requirements/build.txt
 	$(COMPILE) --upgrade requirements/dev.in -o requirements/dev.txt
 	$(COMPILE) --upgrade requirements/fuzz.in -o requirements/fuzz.txt
 
 clean:  ## forget the virtual environment and caches; data in ./var stays
-	rm -rf .venv .pytest_cache .ruff_cache .import_linter_cache .hypothesis bench/.build
+	rm -rf .venv .compiled .pytest_cache .ruff_cache .import_linter_cache .hypothesis bench/.build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:
@@ -91,6 +96,10 @@ clean:  ## forget the virtual environment and caches; data in ./var stays
 $(RUNTIME): requirements.txt | .venv/bin/python
 	@echo "installing into .venv (only the first time)"
 	$(PIP) -r requirements.txt
+	@touch $@
+
+$(BUILD): requirements/build.txt $(RUNTIME)
+	$(PIP) -r requirements/build.txt
 	@touch $@
 
 $(DEV): requirements/dev.txt $(RUNTIME)

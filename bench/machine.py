@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vllm_portal import compiled
+
 
 def two_cores() -> tuple[int, int]:
     """The portal's core and the load's. Equal on a machine that gives us one: the latencies are worth little then."""
@@ -107,6 +109,7 @@ def describe(project: Path) -> dict[str, str]:
         "cores": str(len(os.sched_getaffinity(0))),
         "kernel": platform.release(),
         "python": platform.python_version(),
+        "the portal's hot path": "compiled" if compiled.is_wanted() else "not compiled",
         "load average at the start": f"{os.getloadavg()[0]:.2f}",
         "commit": _commit(project),
     }

@@ -1,0 +1,3 @@
+from vllm_portal import compiled
+
+compiled.use()

@@ -94,8 +94,7 @@ class Admission:
         generated_tokens: int,
         step: int = 1,
         slice_tokens: int = 0,
-        *,
-        about: bytes,
+        about: bytes = b"",
         request_id: str | None = None,
     ) -> Asking:
         """Holds prompt_tokens and up to generated_tokens (a multiple of `step`, the number of answers; 0: the request

@@ -1,7 +1,6 @@
 """A reservation: how it is asked for, and what it holds."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from inference.errors import ApiError
@@ -20,29 +19,43 @@ def _nothing() -> tuple[int, int]:
     return 0, 0
 
 
-@dataclass(slots=True)
 class Reservation:
     """An open request. `prompt_tokens` and `generated_tokens` are what it holds of the limits."""
 
-    caller: Caller
-    request_id: bytes
-    meta: bytes
-    """The beginning of its record: a JSON object without its end."""
-    prompt_tokens: int
-    generated_tokens: int
-    started: float
-    """Event-loop time, seconds."""
-    told: Sequence[bytes]
-    """The ledger's answer, field by field: `limits.rate_lines` reads it."""
-    holds: bytes = b""
-    """The windows and numbers at once that it counts in, as the ledger names them."""
-    seen: Callable[[], tuple[int, int]] = _nothing
-    """The engine's latest counts, prompt and generated."""
-    checkpoint: tuple[int, int] = (0, 0)
-    """What the ledger was told of them last: what is charged if this process dies."""
-    extended: bool = False
-    """More was asked for, which it may hold without knowing it yet."""
-    settled: bool = False
+    __slots__ = (
+        "caller", "checkpoint", "extended", "generated_tokens", "holds", "meta", "prompt_tokens", "request_id", "seen",
+        "settled", "started", "told",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        caller: Caller,
+        request_id: bytes,
+        meta: bytes,
+        prompt_tokens: int,
+        generated_tokens: int,
+        started: float,
+        told: Sequence[bytes],
+        holds: bytes = b"",
+    ) -> None:
+        """`meta`: the beginning of its record, a JSON object without its end. `started`: event-loop time, seconds.
+        `told`: the ledger's answer, field by field, as `limits.rate_lines` reads it. `holds`: the windows and numbers
+        at once that it counts in, as the ledger names them."""
+        self.caller = caller
+        self.request_id = request_id
+        self.meta = meta
+        self.prompt_tokens = prompt_tokens
+        self.generated_tokens = generated_tokens
+        self.started = started
+        self.told = told
+        self.holds = holds
+        self.seen: Callable[[], tuple[int, int]] = _nothing
+        """The engine's latest counts, prompt and generated."""
+        self.checkpoint = (0, 0)
+        """What the ledger was told of them last: what is charged if this process dies."""
+        self.extended = False
+        """More was asked for, which it may hold without knowing it yet."""
+        self.settled = False
 
 
 Verdict = Callable[["Reservation | ApiError"], None]

@@ -4,7 +4,6 @@ Only the top level is decoded; values stay the bytes that they were. What is sen
 a key that came twice cannot mean one thing here and another to the engine.
 """
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -42,33 +41,34 @@ _FORBIDDEN = frozenset(FORBIDDEN)
 _FORBIDDEN_TEMPLATE_KWARGS = ("chat_template", "tokenize")
 
 
-@dataclass(slots=True)
 class Body:
     """A parsed request body. `fields` maps each top-level key to its raw JSON. `size`, in bytes, bounds the prompt:
     whoever makes the prompt longer than the client sent it adds to it."""
 
-    fields: dict[str, Raw]
-    size: int
-    model: str | None
-    stream: bool = False
-    keep_usage: bool = False
-    keep_continuous: bool = False
-    max_tokens: int | None = None
-    """None: the client left it to the engine, which goes on to the end of the model's context."""
-    max_tokens_field: str = "max_tokens"
-    batch: bool = False
-    """It can wait until those are served who wait in front of a screen."""
-    choices_per_prompt: int = 1
-    prompts: int = 1
-    choices: int = 1
-    """Of all prompts together."""
-    text_only: bool = True
-    """The prompt is text in this body, so its bytes bound its tokens; images and the like are not."""
-    generates: bool = False
-    known: dict[str, bytes] | None = None
-    """What is known of the engine that answers; shared by all its streams."""
+    __slots__ = (
+        "_changes", "batch", "choices", "choices_per_prompt", "fields", "generates", "keep_continuous", "keep_usage",
+        "known", "max_tokens", "max_tokens_field", "model", "prompts", "size", "stream", "text_only",
+    )  # fmt: skip
 
-    _changes: dict[str, Any] = field(default_factory=dict)
+    def __init__(self, fields: dict[str, Raw], size: int, model: str | None) -> None:
+        self.fields = fields
+        self.size = size
+        self.model = model
+        self.stream = self.keep_usage = self.keep_continuous = False
+        self.max_tokens: int | None = None
+        """None: the client left it to the engine, which goes on to the end of the model's context."""
+        self.max_tokens_field = "max_tokens"
+        self.batch = False
+        """It can wait until those are served who wait in front of a screen."""
+        self.choices_per_prompt = self.prompts = 1
+        self.choices = 1
+        """Of all prompts together."""
+        self.text_only = True
+        """The prompt is text in this body, so its bytes bound its tokens; images and the like are not."""
+        self.generates = False
+        self.known: dict[str, bytes] | None = None
+        """What is known of the engine that answers; shared by all its streams."""
+        self._changes: dict[str, Any] = {}
 
     @property
     def weight(self) -> int:

@@ -1,7 +1,6 @@
 """A request on its way to an engine, and what the portal changes in it."""
 
 import hmac
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
@@ -14,19 +13,30 @@ from inference.routing import Caller, Route
 from vllm_portal.secret_keys import secret_key
 
 
-@dataclass(slots=True)
 class Call:
     """What a caller wants of an engine."""
 
-    caller: Caller
-    route: Route
-    endpoint: Endpoint
-    body: Body
-    request_id: str
-    name: str | None = None
-    """What the engine was found by; None: by its id, or as the only one. No other will do then."""
-    own_id: bool = False
-    """`request_id` is the portal's and was given to nothing else: the record has it, too."""
+    __slots__ = ("body", "caller", "endpoint", "name", "own_id", "request_id", "route")
+
+    def __init__(
+        self,
+        caller: Caller,
+        route: Route,
+        endpoint: Endpoint,
+        body: Body,
+        request_id: str,
+        name: str | None = None,
+        own_id: bool = False,
+    ) -> None:
+        """`name`: what the engine was found by; None: by its id, or as the only one: no other will do then. `own_id`:
+        `request_id` is the portal's and was given to nothing else: the record has it, too."""
+        self.caller = caller
+        self.route = route
+        self.endpoint = endpoint
+        self.body = body
+        self.request_id = request_id
+        self.name = name
+        self.own_id = own_id
 
 
 class Client(Protocol):

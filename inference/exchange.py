@@ -9,6 +9,7 @@ the engine's connection is given back or closed, which makes vLLM stop working o
 """
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
 from inference.call import Call, Client, prepare
@@ -37,7 +38,7 @@ class Exchange(Reserving):
 
     __slots__ = (
         "_first_token_ms", "_line", "_parts", "_paused", "_size", "_sliced", "_slices", "_started", "_status",
-        "_stream", "ended",
+        "_stream",
     )  # fmt: skip
 
     def __init__(self, relay: "Relay", call: Call, client: Client) -> None:
@@ -49,7 +50,6 @@ class Exchange(Reserving):
         self._started = self._paused = self._sliced = False
         self._slices: Slices | None = None
         self._first_token_ms: int | None = None
-        self.ended = False
 
     # What the client calls
 
@@ -127,9 +127,9 @@ class Exchange(Reserving):
             return
         stream = self._stream = self._call.endpoint.stream(self._call.body)
         assert self._reservation is not None
-        self._reservation.seen = lambda: seen(stream)
+        self._reservation.seen = partial(seen, stream)
         if self._sliced:
-            self._slices = Slices(self._relay.admission, self._reservation, stream, self._go_on_in_slices)
+            self._slices = Slices(self._admission, self._reservation, stream, self._go_on_in_slices)
         self._started = True
         self._client.start(self._rates())
 
@@ -241,7 +241,7 @@ class Exchange(Reserving):
 
     def _rates(self) -> bytes:
         assert self._reservation is not None
-        return rate_lines(self._reservation.told, self._relay.admission.now_ms() // 1000)
+        return rate_lines(self._reservation.told, self._admission.now_ms() // 1000)
 
     def _fail(self, error: ApiError) -> None:
         """The engine refused, or broke its word."""

@@ -12,7 +12,6 @@ under way, so that they need not wait for the end of somebody's long answer: the
 import heapq
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Protocol
 
 _count = itertools.count(1).__next__
@@ -22,22 +21,24 @@ class Timer(Protocol):
     def cancel(self) -> None: ...
 
 
-@dataclass(slots=True, eq=False)
 class Place:
-    """One request's. `tokens`: what it may cost."""
+    """One request's."""
 
-    user_id: int
-    tokens: int
-    batch: bool
-    weight: float
-    go: Callable[[], None]
-    start: float = 0.0
-    """In the line's virtual time: tokens by weight."""
-    number: int = field(default_factory=_count)
-    going: bool = False
-    left: bool = False
-    timer: Timer | None = None
-    """Ends the wait; cancelled when it goes or leaves."""
+    __slots__ = ("batch", "go", "going", "left", "number", "start", "timer", "tokens", "user_id", "weight")
+
+    def __init__(self, user_id: int, tokens: int, batch: bool, weight: float, go: Callable[[], None]) -> None:
+        """`tokens`: what it may cost."""
+        self.user_id = user_id
+        self.tokens = tokens
+        self.batch = batch
+        self.weight = weight
+        self.go = go
+        self.start = 0.0
+        """In the line's virtual time: tokens by weight."""
+        self.number = _count()
+        self.going = self.left = False
+        self.timer: Timer | None = None
+        """Ends the wait; cancelled when it goes or leaves."""
 
     def __lt__(self, other: "Place") -> bool:
         return (self.batch, self.start, self.number) < (other.batch, other.start, other.number)

@@ -16,6 +16,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from inference.call import Call
+from inference.callers import Callers
 from inference.client import EVENTS
 from inference.endpoints import ENDPOINTS
 from inference.endpoints.base import Endpoint
@@ -23,14 +24,19 @@ from inference.errors import ApiError, Asleep, ModelNotFound
 from inference.exchange import Exchange
 from inference.gateway import Gateway, running_gateway
 from inference.limits import Revoked
+from inference.outgoing import Outgoing
 from inference.plain import Plain
+from inference.relay import Relay
 from inference.request_head import Head, Heads
-from inference.upstream import lines_of
+from inference.routing import Routes
+from inference.upstream import chunk, lines_of
+from inference.watch import Watch
 from vllm_portal.log import new_id
 
 MAX_AHEAD = 64 * 1024  # of a next request that comes before this one is answered
 REASONS = {200: b"OK", 400: b"Bad Request", 404: b"Not Found", 413: b"Content Too Large", 429: b"Too Many Requests"}
 
+_OK = b"HTTP/1.1 200 OK\r\n"
 _JSON_OF_LENGTH = b"content-type: application/json\r\ncontent-length: %d\r\n"
 _EVENTS = lines_of(EVENTS) + b"transfer-encoding: chunked\r\n"
 _SHORT = ("/v1/chat/completions", "/chat/completions", "/v1/completions", "/v1/embeddings")
@@ -46,7 +52,7 @@ _ENGINE_LINE = re.compile(
 _heads = Heads()
 
 
-class Front(asyncio.Protocol):
+class Front:
     """Also the exchange's Client: an answer is written as it comes, its head together with its first bytes."""
 
     def __init__(
@@ -62,6 +68,11 @@ class Front(asyncio.Protocol):
         self._loop = _loop or asyncio.get_event_loop()
         self._plain: Plain | None = None
         self._plane: Gateway | None = None
+        self._callers: Callers
+        self._routes: Routes
+        self._relay: Relay
+        self._outgoing: Outgoing
+        self._watch: Watch
         self._transport: Any = None
         self._head_bytes = b""
         self._head: Head | None = None
@@ -84,15 +95,17 @@ class Front(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
         self._connections.add(self)  # type: ignore[arg-type]
-        self._plane = running_gateway(self._loop)
-        if self._plane:
-            self._plane.watch.begin(self)
-            self.waiting_since = self._plane.watch.tick
+        plane = self._plane = running_gateway(self._loop)
+        if plane:
+            self._callers, self._routes, self._relay = plane.callers, plane.routes, plane.relay
+            self._outgoing, self._watch = plane.outgoing, plane.watch
+            self._watch.begin(self)
+            self.waiting_since = self._watch.tick
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.discard(self)  # type: ignore[arg-type]
         if self._plane:
-            self._plane.watch.end(self)
+            self._watch.end(self)
         exchange, self._exchange = self._exchange, None
         if exchange is not None:
             exchange.abandon()
@@ -105,7 +118,7 @@ class Front(asyncio.Protocol):
     def pause_writing(self) -> None:
         self._writable = False
         if self._plane:
-            self.waiting_since = self._plane.watch.tick
+            self.waiting_since = self._watch.tick
         if self._exchange is not None:
             self._exchange.pause()
         if self._plain is not None:
@@ -131,7 +144,7 @@ class Front(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._plain is not None and self._plain.busy:
             if self._plane:
-                self.waiting_since = self._plane.watch.tick
+                self.waiting_since = self._watch.tick
             self._plain.data_received(data)
         elif self._exchange is not None or self._ahead or not self._writable:  # its turn comes
             self._ahead += data
@@ -175,8 +188,7 @@ class Front(asyncio.Protocol):
         if missing > 0:
             self._missing = missing
             self._body.append(data)
-            assert self._plane is not None
-            self.waiting_since = self._plane.watch.tick
+            self.waiting_since = self._watch.tick
             return
         if missing < 0:
             data, self._ahead = data[:missing], data[missing:]
@@ -188,17 +200,16 @@ class Front(asyncio.Protocol):
         self._dispatch(data)
 
     def _dispatch(self, data: bytes) -> None:
-        plane, head, endpoint = self._plane, self._head, self._endpoint
-        assert plane is not None
+        head, endpoint = self._head, self._endpoint
         assert head is not None
         assert endpoint is not None
-        caller = plane.callers.known(head.token_digest)
+        caller = self._callers.known(head.token_digest)
         if caller is None or not caller.may_infer:
             self._hand_over(self._head_bytes + data)
             return
         try:
             body = endpoint.parse(data)
-            route = plane.routes.find(caller, self._engine_id, body.model, body)
+            route = self._routes.find(caller, self._engine_id, body.model, body)
         except ModelNotFound:  # it may have become ready a moment ago
             self._hand_over(self._head_bytes + data)
             return
@@ -210,7 +221,7 @@ class Front(asyncio.Protocol):
         self._identity = head.identity or new_id()
         name = body.model if self._engine_id is None else None
         call = Call(caller, route, endpoint, body, self._identity, name, own_id)
-        exchange = self._exchange = Exchange(plane.relay, call, self)
+        exchange = self._exchange = Exchange(self._relay, call, self)
         exchange.begin()
 
     # The answer: what the exchange calls
@@ -221,36 +232,35 @@ class Front(asyncio.Protocol):
     def _lines(self, status: int, lines: bytes, framing: bytes) -> bytes:
         """The head of an answer."""
         assert self._head is not None
-        return b"HTTP/1.1 %d %b\r\n%b%b%bx-request-id: %b\r\n%b\r\n" % (
-            status,
-            REASONS.get(status, b"-"),
+        return b"".join((
+            _OK if status == 200 else b"HTTP/1.1 %d %b\r\n" % (status, REASONS.get(status, b"-")),
             _default_lines(self._state.default_headers),
             lines,
             framing,
+            b"x-request-id: ",
             self._identity.encode(),
-            b"connection: close\r\n" if self._head.close or self._closing else b"",
-        )
+            b"\r\nconnection: close\r\n\r\n" if self._head.close or self._closing else b"\r\n\r\n",
+        ))  # fmt: skip
 
     def answer(self, data: bytes, lines: bytes) -> None:
-        self._send(self._lines(200, lines, _JSON_OF_LENGTH % len(data)) + data)
+        self._outgoing.write(self._transport, self._lines(200, lines, _JSON_OF_LENGTH % len(data)) + data)
         self._done()
 
     def write(self, data: bytes, more: bool) -> None:
         if more and data and not self._answer_head:
-            self._send(b"%x\r\n%b\r\n" % (len(data), data))
+            self._outgoing.write(self._transport, chunk(data))
             return
         head, self._answer_head = self._answer_head, b""
         end = b"" if more else b"0\r\n\r\n"
-        self._send(b"%b%x\r\n%b\r\n%b" % (head, len(data), data, end) if data else head + end)
+        self._outgoing.write(self._transport, head + chunk(data) + end if data else head + end)
         if not more:
             self._done()
 
     def fail(self, error: ApiError) -> None:
         assert self._endpoint is not None
         assert self._head is not None
-        assert self._plane is not None
         if isinstance(error, Revoked):  # or what was known of the caller is old: the long way looks again
-            self._plane.callers.forget_one(self._head.token)
+            self._callers.forget_one(self._head.token)
         if isinstance(error, Revoked | Asleep):  # the long way waits until it wakes
             self._exchange = None
             self._hand_over(self._head_bytes + self._whole_body)
@@ -258,26 +268,21 @@ class Front(asyncio.Protocol):
         self._identity = self._identity or new_id()
         data = self._endpoint.error(error)
         lines = lines_of(error.headers())
-        self._plane.outgoing.flush()
+        self._outgoing.flush()
         # At once: who sends ahead what is refused, any number of them, is found out by what waits for it.
         self._transport.write(self._lines(error.status, lines, b"content-length: %d\r\n" % len(data)) + data)
         self._done()
 
-    def _send(self, data: bytes) -> None:
-        assert self._plane is not None
-        self._plane.outgoing.write(self._transport, data)
-
     def _close(self) -> None:
         if self._plane:
-            self._plane.outgoing.flush()
+            self._outgoing.flush()
         self._transport.close()
 
     def _done(self) -> None:
         assert self._head is not None
-        assert self._plane is not None
         self._exchange = None
         self._whole_body = b""
-        self.waiting_since = self._plane.watch.tick
+        self.waiting_since = self._watch.tick
         if self._head.close or self._closing:
             self._close()
         elif self._ahead:
@@ -294,8 +299,7 @@ class Front(asyncio.Protocol):
     def give_up(self, ticks: int, idle_ticks: int) -> None:
         """Called at each tick of the watch: a client that takes nothing, or sends no more of its request, for `ticks`
         is given up; a connection without a request is closed after `idle_ticks`."""
-        assert self._plane is not None
-        waited = self._plane.watch.tick - self.waiting_since
+        waited = self._watch.tick - self.waiting_since
         plain = self._plain
         if self._missing or not self._writable or (plain is not None and not plain.between):
             if waited > ticks:
@@ -308,7 +312,7 @@ class Front(asyncio.Protocol):
     def rested(self) -> None:
         """A request has been answered on the long way."""
         if self._plane:
-            self.waiting_since = self._plane.watch.tick
+            self.waiting_since = self._watch.tick
         if self._closing and not self._is_plain():
             self._close()
 
@@ -318,7 +322,7 @@ class Front(asyncio.Protocol):
     def _hand_over(self, data: bytes) -> None:
         """To uvicorn, until its answer to this has ended."""
         if self._plane:
-            self._plane.outgoing.flush()  # an answer before this one is written before
+            self._outgoing.flush()  # an answer before this one is written before
         ahead, self._ahead = self._ahead, b""
         if self._plain is None:
             config, state, app_state, loop = self._server

@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Callable
-from pathlib import Path
+from importlib.resources import files
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -17,9 +17,13 @@ import hiredis
 
 logger = logging.getLogger(__name__)
 
-SCRIPT = (Path(__file__).parent / "ledger.lua").read_bytes()
+SCRIPT = (files("inference") / "ledger.lua").read_bytes()
 LAZY_S = 0.005
 _SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest().encode()
+
+
+LONGEST_KNOWN = 1024
+_SIZES = [b"$%d\r\n" % size for size in range(LONGEST_KNOWN)]
 
 
 def counted(text: bytes) -> bytes:
@@ -29,7 +33,11 @@ def counted(text: bytes) -> bytes:
 
 def encoded(*parts: bytes) -> bytes:
     """Arguments of a command as Redis reads them."""
-    return b"".join([b"$%d\r\n%b\r\n" % (len(part), part) for part in parts])
+    pieces = []
+    for part in parts:
+        size = len(part)
+        pieces += (_SIZES[size] if size < LONGEST_KNOWN else b"$%d\r\n" % size), part, b"\r\n"
+    return b"".join(pieces)
 
 
 _EVALSHA = encoded(b"EVALSHA", _SHA, b"0")
@@ -48,7 +56,7 @@ Callback = Callable[[bytes | LedgerAway], None]
 unknown."""
 
 
-class LedgerLink(asyncio.Protocol):
+class LedgerLink:
     """One connection, made again when it breaks. Belongs to the event loop that calls `open`."""
 
     def __init__(self, url: str, timeout_s: float = 2.0) -> None:

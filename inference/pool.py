@@ -93,7 +93,8 @@ class Pool:
     def post(self, address: Address, head: bytes, body: bytes, timeouts: Timeouts, taker: Taker) -> Line:
         """Sends a request; the answer goes to `taker`, never within this call. `head` is request line and headers,
         each line with its end; the body's length is added."""
-        return self.request(address, b"%bcontent-length: %d\r\n\r\n%b" % (head, len(body), body), timeouts, taker)
+        request = b"".join((head, b"content-length: %d\r\n\r\n" % len(body), body))
+        return self.request(address, request, timeouts, taker)
 
     def request(
         self, address: Address, request: bytes, timeouts: Timeouts, taker: Taker, *, bodiless: bool = False

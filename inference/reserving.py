@@ -17,18 +17,19 @@ class Reserving:
     """Calls `_forward` when it may, or tells the client why not."""
 
     __slots__ = (
-        "_asking", "_call", "_client", "_counting", "_moved", "_outstanding", "_place", "_relay", "_reservation",
-        "_wanted",
+        "_admission", "_asking", "_call", "_client", "_counting", "_moved", "_outstanding", "_place", "_relay",
+        "_reservation", "_wanted", "ended",
     )  # fmt: skip
 
     def __init__(self, relay: "Relay", call: Call, client: Client) -> None:
         self._relay, self._call, self._client = relay, call, client
+        self._admission = relay.admission
         self._asking: Asking | None = None
         self._counting: asyncio.Task[None] | None = None
         self._reservation: Reservation | None = None
         self._place: Place | None = None
         self._outstanding = self._wanted = 0
-        self._moved = False
+        self._moved = self.ended = False
 
     def _aim(self) -> None:
         """Asks to be let through to the call's engine."""
@@ -62,13 +63,13 @@ class Reserving:
             line.leave(place)
 
     def _ask(self, prompt_tokens: int, done: Verdict) -> None:
-        relay, call = self._relay, self._call
+        call = self._call
         body, endpoint = call.body, call.endpoint
         wanted = self._wanted = endpoint.wanted(body, call.route.max_model_len)
-        slice_tokens = relay.slice_tokens if endpoint.slices(body) else 0
-        self._asking = relay.admission.ask(
-            call.caller, done, prompt_tokens, wanted, body.choices, slice_tokens,
-            about=about(call), request_id=call.request_id if call.own_id else None,
+        slice_tokens = self._relay.slice_tokens if endpoint.slices(body) else 0
+        self._asking = self._admission.ask(
+            call.caller, done, prompt_tokens, wanted, body.choices, slice_tokens, about(call),
+            call.request_id if call.own_id else None,
         )  # fmt: skip
 
     def _reserved(self, answer: Reservation | ApiError) -> None:
@@ -134,7 +135,7 @@ class Reserving:
     def _withdraw(self) -> None:
         """Nothing has been forwarded: what is held is given back."""
         if self._reservation is not None:
-            self._relay.admission.withdraw(self._reservation)
+            self._admission.withdraw(self._reservation)
 
     def _stop_asking(self) -> None:
         """The client left. What waits for its turn gives back what it holds."""

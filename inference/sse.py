@@ -165,14 +165,15 @@ class Filter(Events):
             if (
                 0 < at < end
                 and data.startswith(b',"usage":{', at)
-                and data.find(b"\n\n") == len(data) - 2
+                and data.find(b"\n") == len(data) - 2
+                and data.endswith(b"\n\n")
                 and data.find(b"{", at + 10, end) < 0
                 # A choice's key: then it is not its last message, and this is not the usage chunk, which has no choice.
-                and data.find(b'"finish_reason":null', 0, at) > 0
+                and data.rfind(b'"finish_reason":null', 0, at) > 0
             ):
                 self._latest, self.final = data[at + 9 : end], False
                 return data[:at] + data[end:]
-        return super().feed(data)
+        return Events.feed(self, data)
 
     def usage(self) -> Usage | None:
         """The engine's latest counts; None: it has told none. Decoded when they are asked for, which is once a second
@@ -255,4 +256,4 @@ class Filter(Events):
 
     def finish(self) -> bytes:
         held, self._held = self._held, b""
-        return self._stamped(held) + super().finish()
+        return self._stamped(held) + Events.finish(self)

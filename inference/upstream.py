@@ -11,36 +11,21 @@ turn that read it: no task, no queue. A taker that cannot take more says `pause`
 """
 
 import asyncio
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import httptools
+
+from inference.answer_head import AnswerHead, AnswerHeads, Headers
 
 if TYPE_CHECKING:
     from inference.pool import Pool
 
 MAX_HEAD = 64 * 1024
 
-Headers = list[tuple[bytes, bytes]]
 Address = tuple[str, int] | str
 """Host and port, or the path of a unix socket."""
 
-# The head of an answer with a length as uvicorn writes it, without anything that says how to read on: status, type,
-# length, type. Any other is the parser's.
-_PLAIN = rb"(?:(?:date|server|x-request-id|cache-control): [\x21-\x7e][\x20-\x7e]{0,200}\r\n)*"
-_TYPE = rb"(?:content-type: ([\x21-\x7e][\x20-\x7e]{0,200})\r\n)?"
-_WHOLE = re.compile(
-    rb"HTTP/1\.1 (?!204|304)([2-5]\d\d) [\x20-\x7e]{0,99}\r\n"
-    + _PLAIN
-    + _TYPE
-    + _PLAIN
-    + rb"content-length: (\d{1,9})\r\n"
-    + _PLAIN
-    + _TYPE
-    + _PLAIN
-    + rb"\r\n"
-)
 LONGEST_CHUNK = 4096  # of those that are recognized by their length
 
 
@@ -57,6 +42,14 @@ def _chunk_heads() -> list[bytes]:
 
 
 _CHUNK_HEADS = _chunk_heads()
+_heads = AnswerHeads()
+_SIZES = [b"%x\r\n" % size for size in range(LONGEST_CHUNK)]
+
+
+def chunk(data: bytes) -> bytes:
+    """A chunk of HTTP's, of one byte at least."""
+    size = len(data)
+    return b"".join((_SIZES[size] if size < LONGEST_CHUNK else b"%x\r\n" % size, data, b"\r\n"))
 
 
 class UpstreamError(Exception):
@@ -124,7 +117,7 @@ class Line(Protocol):
     def resume(self) -> None: ...
 
 
-class Connection(asyncio.Protocol):
+class Connection:
     """One connection and the answer that is on it."""
 
     def __init__(self, pool: "Pool", address: Address) -> None:
@@ -162,20 +155,17 @@ class Connection(asyncio.Protocol):
             self.abort()
             return
         if self._between_chunks and len(data) < LONGEST_CHUNK:
-            head = _CHUNK_HEADS[len(data)]
-            if data.startswith(head) and data.endswith(b"\r\n"):
+            begin = _CHUNK_HEADS[len(data)]
+            if data.startswith(begin) and data.endswith(b"\r\n"):
                 # One whole chunk. The parser need not know: it waits for the next chunk before and after.
                 self._silent_since = 0.0
-                taker.data(data[len(head) : -2])
+                taker.data(data[len(begin) : -2])
                 return
-        if (
-            not self._head_bytes
-            and self._pool.short
-            and (whole := _WHOLE.match(data))
-            and len(data) == whole.end() + int(whole[3])
-        ):
-            self._give_whole(taker, data, whole)
-            return
+        if not self._head_bytes and self._pool.short:
+            whole = _heads.read(data)
+            if whole is not None:
+                self._give_whole(taker, whole[0], data, whole[1])
+                return
         self._silent_since = 0.0
         error: UpstreamError | None = None
         if self._parser is None:
@@ -192,11 +182,11 @@ class Connection(asyncio.Protocol):
                 error = Broken("the head of the engine's answer is too long")
         self._give(error)
 
-    def _give_whole(self, taker: Taker, data: bytes, head: re.Match[bytes]) -> None:
+    def _give_whole(self, taker: Taker, head: AnswerHead, data: bytes, at: int) -> None:
         """An answer that came in one piece, as most do that are not streamed: no parser is needed to find its end."""
-        taker.head(int(head[1]), [(b"content-type", head[2] or head[4] or b"")])
-        if self._taker is taker and len(data) > head.end():
-            taker.data(data[head.end() :])
+        taker.head(head.status, head.headers)
+        if self._taker is taker and len(data) > at:
+            taker.data(data[at:])
         if self._taker is taker:
             self._detach()
             self._pool.take_back(self)

@@ -4,6 +4,7 @@ It needs the pages' process beside it (`vllm_portal.pages`); several may share a
 
 import argparse
 import http.client
+import logging
 import socket
 
 import uvicorn
@@ -11,13 +12,15 @@ import uvicorn
 from vllm_portal import preconditions
 from vllm_portal.config import Config, get_config
 
+logger = logging.getLogger(__name__)
 GRACEFUL_SECONDS = 10
 
 
 def serve(listener: socket.socket) -> None:
     """Serves until SIGTERM or SIGINT; running answers then have GRACEFUL_SECONDS to end."""
-    from vllm_portal import door  # sets Django up, which takes a moment that `--check` need not spend
+    from vllm_portal import compiled, door  # sets Django up, which takes a moment that `--check` need not spend
 
+    logger.info("the hot path is %s", "compiled" if compiled.is_used() else "not compiled: it costs more CPU a request")
     config = uvicorn.Config(
         door.application,
         loop="uvloop",

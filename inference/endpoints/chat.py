@@ -25,7 +25,7 @@ class ChatCompletions(Generation):
     prompt_fields = ("messages",)
 
     def examine(self, body: Body) -> None:
-        super().examine(body)
+        Generation.examine(self, body)
         examine_choices(body)
         ask_for_counts(body)
 

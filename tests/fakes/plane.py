@@ -19,6 +19,7 @@ from inference.callers import Callers
 from inference.errors import InvalidKey
 from inference.front import Front
 from inference.gateway import Gateway
+from inference.ledger_link import LedgerLink
 from inference.openai import DataPlane
 from inference.pool import Pool
 from inference.relay import Relay
@@ -52,17 +53,14 @@ class Packed:
         return read
 
 
-class Ledger:
+class Ledger(LedgerLink):
     """The live ledger, which grants what is asked for."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__("unix:///nowhere")
         self._loop = loop
-        self.on_return: Callable[[], None] = lambda: None
         self.admitted: list[bytes] = []
         self.settled: list[tuple[bytes, dict[str, Any]]] = []
-
-    def call(self, callback: Callable[[Any], None], *operation: bytes) -> None:
-        self.send(callback, b"\0".join(operation))
 
     def send(self, callback: Callable[[Any], None], operation: bytes) -> None:
         answer = b"1"
@@ -170,7 +168,7 @@ class Plane:
         self.ledger = Ledger(loop)
         plane = self.gateway = Gateway()
         plane.callers = Callers(self._fetch)
-        plane.admission = Admission(self.ledger, self._no_load, 60)  # type: ignore[arg-type]
+        plane.admission = Admission(self.ledger, self._no_load, 60)
         self.pool = plane._pool = Pool()
         plane.relay = Relay(plane.admission, self.pool, plane._timeouts)
         plane.wakes = Wakes(plane.admission, plane._see, self._no_look, get_config())

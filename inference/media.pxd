@@ -1,0 +1,1 @@
+cpdef bint holds_media(str field, bytes raw) except *
