@@ -214,6 +214,11 @@ class Shown:
     """Engines of these kinds that are not shown."""
 
     @property
+    def rising(self) -> bool:
+        """One of them counts down until it is ready."""
+        return any(card.phases for card in (*self.own, *self.others))
+
+    @property
     def nothing(self) -> bool:
         return not (self.own or self.ended or self.others)
 

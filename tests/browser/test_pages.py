@@ -11,6 +11,11 @@ __all__ = ["alice", "engine", "portal", "visit"]
 ONE_PAGE_BYTES = 150_000
 
 
+def reads(page, place: str, text: str) -> None:
+    """Waits until the text stands there."""
+    page.wait_for_function("([place, text]) => document.querySelector(place).innerText === text", arg=[place, text])
+
+
 def test_the_log_is_followed_searched_and_fetched(visit, engine):
     engine_id = engine("acme/with-a-log")
     page = visit().log_in("alice", "correct horse").page
@@ -34,10 +39,9 @@ def test_the_form_writes_the_same_order_for_a_terminal(visit, alice):
         page.fill("#max_model_len", "512")
         page.fill("#hugging_face_hub_token", "hf_secret")
         page.check("[name=shared]")
+    reads(page, "#as-portal", """portal launch 'acme/it'"'"'s' --max-model-len 512 --shared --hf-token -""")
+    assert '"max_model_len": 512' in page.inner_text("#as-curl")
     assert "hf_secret" not in page.inner_text(".commands")
-    words = "portal launch 'acme/it'\\''s' --max-model-len 512 --shared --hf-token -"
-    assert page.inner_text("#as-portal") == words
-    assert '"max_model_len":512' in page.inner_text("#as-curl")
     page.wait_for_selector("#verdict .fits")
     assert asked.value.status == 200
     assert "model" in page.inner_text("#verdict"), "it is no name of a model"
@@ -56,16 +60,14 @@ def test_a_recipe_is_kept_chosen_and_started(visit, engine):
     assert page.inner_text("#as-portal") == "portal launch --recipe 'my exam'"
     page.click("summary >> text=Advanced")
     page.fill("#lease_hours", "2")
-    assert page.inner_text("#as-portal") == "portal launch --recipe 'my exam' --lease-hours 2"
+    reads(page, "#as-portal", "portal launch --recipe 'my exam' --lease-hours 2")
     assert "/start -H" in page.inner_text("#as-curl")
-    assert page.inner_text("#as-curl").endswith("""-d '{"lease_hours":2}'""")
+    assert page.inner_text("#as-curl").endswith("""-d '{"lease_hours": 2}'""")
     page.fill("#seed", "7")
     page.fill("#adapters", "sql=acme/sql@v1\nmine=/models/a@b")
     words = "portal launch acme/to-be-kept --tensor-parallel-size 1 --seed 7 --lease-hours 2"
-    assert page.inner_text("#as-portal") == f"{words} --adapter 'sql=acme/sql@v1' --adapter 'mine=/models/a@b'"
-    assert '{"name":"sql","model":"acme/sql","revision":"v1"},{"name":"mine","model":"/models/a@b"}' in page.inner_text(
-        "#as-curl"
-    )
+    reads(page, "#as-portal", f"{words} --adapter sql=acme/sql@v1 --adapter mine=/models/a@b")
+    assert '"revision": "v1"' in page.inner_text("#as-curl")
     page.fill("#seed", "")
     page.fill("#adapters", "")
     page.click("text=Start the engine")
@@ -147,7 +149,9 @@ def test_on_a_phone_a_key_is_seen_whole_and_revoked(visit, alice):
     )
     row.locator("summary").click()
     row.locator("button").click()
-    assert "revoked" in row.inner_text()
+    page.wait_for_selector(".keys tr:has-text('of a phone') >> text=revoked")
+    assert "of a phone is revoked" in page.inner_text("[role=status]")
+    assert page.is_visible("#clear-key"), "only the table was put in its place anew"
 
 
 def test_on_a_phone_no_cell_of_the_admins_tables_is_cut(visit, engine):
@@ -193,7 +197,17 @@ def test_a_link_to_what_is_folded_opens_it(visit, engine):
     assert page.is_visible("#shared_users")
     page.fill("#shared_users", "nobody-of-that-name")
     page.click("#share button")
-    assert "no user nobody-of-that-name" in page.inner_text("[role=status]")
+    page.wait_for_selector("[role=status] >> text=no user nobody-of-that-name")
+    assert page.input_value("#shared_users") == "nobody-of-that-name", "to be corrected"
+    page.fill("#shared_users", "admin, ")
+    page.click("summary >> text=Keep it as a recipe")
+    page.fill("#recipe-name", "half a na")
+    page.click("#share button")
+    page.wait_for_selector("[role=status] >> text=Saved who may send requests")
+    assert page.input_value("#shared_users") == "admin"
+    assert "shared with admin" in page.inner_text("#facts")
+    assert page.input_value("#recipe-name") == "half a na"
+    assert page.evaluate("document.activeElement.id") == "save-share"
 
 
 def test_the_menus_of_the_admin_run_under_its_policy(visit, engine):
@@ -268,8 +282,8 @@ def test_an_engines_page_follows_its_start(visit, portal, alice):
     page = visit().log_in("alice", "correct horse").page
     page.goto(f"/engine/{rising['engine_id']}")
     page.evaluate("window.stayed = true")
-    page.wait_for_selector("[data-part=steps] li >> text=ready")
-    assert "ready" in page.inner_text("[data-part=events]")
+    page.wait_for_selector("#steps li >> text=ready")
+    assert "ready" in page.inner_text("#events")
     assert "the model's own" not in page.inner_text(".facts")
     assert page.evaluate("window.stayed")
     session.post("/vllm_request/terminate", container_id=rising["container_id"])
@@ -288,3 +302,55 @@ def test_what_was_used_is_shown_and_fetched_as_a_table(visit, portal, engine):
     lines = Path(download.value.path()).read_text().splitlines()
     assert lines[0].startswith("group,requests,")
     assert any(line.startswith("acme/used,1,") for line in lines)
+
+
+def test_cards_that_are_put_in_their_place_anew_leave_the_focus_where_it_is(visit, portal, engine):
+    engine_id = engine("acme/focused")
+    page = visit().log_in("alice", "correct horse").page
+    page.focus(f"#share-{engine_id}")
+    page.evaluate("document.querySelector('.card').marked = true")
+    portal.change_rows("update engines_engine set shared = 1 where id = ?", engine_id.replace("-", ""))
+    page.wait_for_selector(".card >> text=shared with all users")
+    assert page.evaluate("document.querySelector('.card').marked") is None
+    assert page.evaluate("document.activeElement.id") == f"share-{engine_id}"
+
+
+def test_without_a_stream_of_events_the_page_asks(visit, portal, engine):
+    """A proxy may hold the stream back for ever."""
+    page = visit().log_in("alice", "correct horse").page
+    page.route("**/cards/events", lambda route: None)
+    page.goto("/")
+    engine("acme/asked-for")
+    page.wait_for_selector(".card >> text=acme/asked-for", timeout=20_000)
+
+
+def test_whoever_is_logged_out_elsewhere_sees_it(visit, alice):
+    one = visit().log_in("alice", "correct horse")
+    one.context.clear_cookies()
+    one.page.wait_for_selector("main >> text=Log in", timeout=20_000)
+    one.wrong = [text for text in one.wrong if "401" not in text]
+
+
+def test_a_failure_is_shown_where_messages_stand(visit, engine):
+    """What no piece of the page can be made of is not passed over in silence."""
+    engine_id = engine("acme/gone")
+    one = visit().log_in("alice", "correct horse")
+    one.page.eval_on_selector(f"#stop-{engine_id}", "button => button.form.csrfmiddlewaretoken.value = 'stale'")
+    one.page.click(f"#stop-{engine_id}")
+    one.page.wait_for_selector("[role=status] >> text=This form does not count any more")
+    assert one.page.is_visible(".engine-READY")
+    one.wrong = [text for text in one.wrong if "403" not in text]
+
+
+def test_what_would_fit_is_filled_in_by_a_button(visit, alice):
+    page = visit().log_in("alice", "correct horse").page
+    page.route("**/engine/fit", lambda route: route.fulfill(
+        content_type="text/html",
+        body="<button data-fill='gpu_memory_utilization' data-with='0.5' type='button'>Do so</button>",
+    ))  # fmt: skip
+    page.goto("/engine/new")
+    page.fill("#model", "acme/large")
+    page.click("#verdict button")
+    assert page.input_value("#gpu_memory_utilization") == "0.5"
+    assert page.evaluate("document.activeElement.id") == "gpu_memory_utilization", "and is seen"
+    reads(page, "#as-portal", "portal launch acme/large --gpu-memory-utilization 0.5")

@@ -117,20 +117,42 @@ def test_a_card_leads_to_sharing_and_to_more_time_and_counts_down(browser_of, al
     page = text(browser_of(alice).get("/"))
     assert f'href="/engine/{engine.pk}#share"' in page
     assert "How long<" in page
-    assert "data-until" not in page
+    assert "until its lease ends" not in page
     Engine.objects.update(lease_ends_at=timezone.now() + timedelta(hours=2, minutes=1))
     page = text(browser_of(alice).get("/"))
     assert "Extend<" in page
-    assert "data-until>2\xa0hours</time> until its lease ends" in page
+    assert ">2\xa0hours</time> until its lease ends" in page
     Engine.objects.update(used_at=timezone.now(), idle_minutes=61, wakes=False)
-    assert "data-until>1\xa0hour</time> until it stops" in text(browser_of(alice).get("/"))
+    assert ">1\xa0hour</time> until it stops" in text(browser_of(alice).get("/"))
     Engine.objects.update(wakes=True)
-    assert "data-until>1\xa0hour</time> until it sleeps" in text(browser_of(alice).get("/"))
+    assert ">1\xa0hour</time> until it sleeps" in text(browser_of(alice).get("/"))
 
 
 def test_the_cards_alone_are_for_those_logged_in(db):
     assert Client().get("/cards").status_code == 401
+    assert Client().get("/cards")["HX-Refresh"] == "true", "the page shows that one is logged out"
     assert Client().get("/cards/events").status_code == 401
+
+
+def test_a_page_that_asks_for_pieces_of_itself_is_loaded_anew_where_there_is_none(browser_of, alice, engine_in):
+    engine, asking = engine_in(State.READY), {"HX-Request": "true"}
+    browser, path = browser_of(alice), f"/engine/{engine.pk}"
+    answer = browser.get(path, headers=asking)
+    assert "HX-Refresh" not in answer
+    assert 'id="facts"' in text(answer)
+    to_the_login = Client().get(path, headers=asking, follow=True)
+    assert (to_the_login["HX-Refresh"], to_the_login.content) == ("true", b"")
+    Engine.objects.update(state=State.STOPPED)
+    answer = browser.get(path, headers=asking)
+    assert (answer["HX-Refresh"], answer.content) == ("true", b"")
+    assert "HX-Refresh" not in browser.get(path)
+
+
+def test_the_cards_are_asked_for_more_often_while_a_start_counts_down(browser_of, alice, engine_in):
+    engine_in(State.READY)
+    assert "every 4s" not in text(browser_of(alice).get("/cards"))
+    engine_in(State.LOADING)
+    assert "every 4s" in text(browser_of(alice).get("/cards"))
 
 
 def test_the_digest_changes_with_what_one_sees(alice, bob, engine_in):
@@ -291,7 +313,8 @@ def test_whether_it_fits_is_answered_while_one_types(browser_of, alice, tmp_path
     folder = write_model(tmp_path / "tiny")
     page = text(browser_of(alice).post("/engine/fit", {"model": str(folder), "max_model_len": "64"}))
     assert "Requests of 64 tokens" in page
-    for order in ({}, {"model": "half a na"}, {"model": f"a/{HOSTILE}"}, {"model": "a/b", "seed": "x"}):
+    assert "Name a model" in text(browser_of(alice).post("/engine/fit", {"model": " "}))
+    for order in ({"model": "half a na"}, {"model": f"a/{HOSTILE}"}, {"model": "a/b", "seed": "x"}):
         page = text(browser_of(alice).post("/engine/fit", order))
         assert "fits unsure" in page
         assert HOSTILE not in page
