@@ -100,6 +100,7 @@ def test_the_chosen_theme_is_in_the_page_that_is_sent(db, cookie, said):
 
 def test_the_first_page_is_small(admin):
     links = (
+        "colours.css",
         "portal.css",
         "page.js",
         "icons.svg",

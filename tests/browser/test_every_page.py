@@ -63,6 +63,30 @@ def test_each_page_of_admins_is_sound_too(visit, portal, engine, axe, scheme, si
     assert wrong_on(one, axe, [*OF_ADMINS, *OF_TABLES, *OF_THE_API], id=engine_id, recipe=made.json()["id"]) == {}
 
 
+@pytest.mark.parametrize("path", ["/api/v1/engines", "/api/docs"])
+def test_the_apis_own_pages_are_as_dark_as_the_portal(visit, alice, axe, path):
+    """By the system or by choice; no part of them stays light."""
+    one = visit(color_scheme="dark", viewport=PHONE).log_in("alice", "correct horse")
+    ground = one.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    bright = """() => [...document.querySelectorAll("body, body *")].filter((one) => {
+      const [red, green, blue, alpha = 1] = getComputedStyle(one).backgroundColor.match(/[\\d.]+/g).map(Number);
+      return one.checkVisibility() && one.offsetHeight > 60 && alpha && red + green + blue > 380;
+    }).map((one) => one.className)"""
+
+    def looked_at() -> tuple:
+        one.page.goto(path, wait_until="networkidle")
+        if path == "/api/docs":
+            one.page.click(".opblock-post >> nth=0")
+            one.page.wait_for_selector(".opblock-body .microlight")
+        return one.page.evaluate("getComputedStyle(document.body).backgroundColor"), one.findings(axe)
+
+    assert looked_at() == (ground, [])
+    assert one.page.evaluate(bright) == []
+    one.context.add_cookies([{"name": "theme", "value": "light", "url": one.url}])
+    assert looked_at() == ("rgb(255, 255, 255)", [])
+    assert one.page.evaluate(bright) != []
+
+
 def test_each_field_of_the_admins_forms_has_an_edge(visit, alice):
     """Of one that is not made by unfold's widgets nothing is seen."""
     without = """() => [...document.querySelectorAll("form :is(input, textarea, select)")]
