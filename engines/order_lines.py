@@ -34,6 +34,8 @@ def of(given: Mapping[str, Any], recipe: Recipe | None, portal_url: str) -> Line
     else:
         order = {name: value for name, value in order.items() if name not in recipes.FIXED}
         words, path = ["portal", "launch", "--recipe", recipe.name], f"recipes/{recipe.pk}/start"
+    if "adapters" in order:
+        order["adapters"] = [{name: text for name, text in one.items() if text} for one in order["adapters"]]
     body = order if recipe else {"model": words[-1], **order}
     if has_token:
         body = {**body, "hugging_face_hub_token": "…"}
@@ -59,5 +61,5 @@ def _value(name: str, value: Any) -> Any:
     return value
 
 
-def _adapter(name: str, model: str, revision: str = "") -> str:
+def _adapter(name: str = "", model: str = "", revision: str = "") -> str:
     return f"{name}={model}{'@' if revision else ''}{revision}"

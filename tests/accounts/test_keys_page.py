@@ -55,6 +55,7 @@ def test_it_lists_ones_own(browser, alice, bob):
         keys.make(user, {"name": name})
     page = text(browser.get("/keys"))
     assert "alice&#x27;s &lt;b&gt;key&lt;/b&gt;" in page
+    assert '<td data-label="For">call engines' in page
     assert "bobs-key" not in page
 
 

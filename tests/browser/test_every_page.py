@@ -1,5 +1,7 @@
 """Every page in a real Chromium, light and dark, on desktop and phone: what must be true of each."""
 
+import re
+
 import pytest
 
 from tests.browser.chromium import DESKTOP, PHONE
@@ -32,12 +34,13 @@ DRAWN = ("/admin", "/api/docs")
 
 
 def wrong_on(one, axe: str, paths: list[str], **names: str) -> dict[str, tuple[list[str], int, float]]:
-    """By page: serious findings of axe-core, how much wider it is than the window, how much of it moved. Only those
-    where something is wrong."""
+    """By page: serious findings of axe-core and what a template should not have shown, how much wider it is than the
+    window, how much of it moved. Only those where something is wrong."""
     found = {}
     for path in paths:
         one.page.goto(path.format(**names), wait_until="networkidle" if path.startswith(DRAWN) else "load")
-        found[path] = (one.findings(axe), max(0, one.overflow()), round(one.shifts(), 2))
+        unwritten = re.findall(r"\{[#%{][^\n]*", one.page.inner_text("body"))
+        found[path] = (one.findings(axe) + unwritten, max(0, one.overflow()), round(one.shifts(), 2))
     return {path: what for path, what in found.items() if what != ([], 0, 0)}
 
 

@@ -162,7 +162,9 @@ def test_no_token_is_in_a_line(lines):
 def test_a_line_names_adapters(lines):
     portal, _, sent = lines(model="a/b", adapters="sql=acme/sql@v1\r\nmine=/models/a@b")
     assert portal == "portal launch a/b --adapter sql=acme/sql@v1 --adapter mine=/models/a@b"
-    assert [adapter["revision"] for adapter in sent["adapters"]] == ["v1", ""]
+    second = {"name": "mine", "model": "/models/a@b"}
+    assert sent["adapters"] == [{"name": "sql", "model": "acme/sql", "revision": "v1"}, second]
+    assert lines(model="a/b", adapters="half")[0] == "portal launch a/b --adapter half="
 
 
 def test_an_unchanged_recipe_is_named_and_another_order_is_written_out(lines, recipe):

@@ -109,6 +109,16 @@ def test_a_start_is_measured_by_earlier_ones_of_its_model(alice, engine_in):
     assert cards.card(engine_in(State.LOADING, model="acme/other"), alice, NOW).usual_s is None
 
 
+def test_a_log_is_called_a_part_only_where_it_is_one(browser_of, alice, engine_in, monkeypatch):
+    engine = engine_in(State.READY)
+    Engine.objects.update(served_max_model_len=32768)
+    page = text(browser_of(alice).get(f"/engine/{engine.pk}"))
+    assert "first and last parts" not in page
+    assert "<dd>32,768 tokens</dd>" in page
+    monkeypatch.setattr("engines.engine_logs.read", lambda engine: "first\n[…]\nlast")
+    assert "first and last parts" in text(browser_of(alice).get(f"/engine/{engine.pk}"))
+
+
 # Live
 
 
@@ -116,7 +126,7 @@ def test_a_card_leads_to_sharing_and_to_more_time_and_counts_down(browser_of, al
     engine = engine_in(State.READY)
     page = text(browser_of(alice).get("/"))
     assert f'href="/engine/{engine.pk}#share"' in page
-    assert "How long<" in page
+    assert "How long it stays<" in page
     assert "until its lease ends" not in page
     Engine.objects.update(lease_ends_at=timezone.now() + timedelta(hours=2, minutes=1))
     page = text(browser_of(alice).get("/"))

@@ -45,9 +45,9 @@ document.addEventListener("click", async (event) => {
     await navigator.clipboard.writeText(document.getElementById(button.dataset.copyFrom).textContent);
     button.textContent = "Copied";
   } catch {
-    // Without https there is no clipboard for scripts: what is to be copied is marked for the person to copy.
+    // Without https scripts have no clipboard but this; where not even it, the person copies what is marked.
     window.getSelection().selectAllChildren(document.getElementById(button.dataset.copyFrom));
-    button.textContent = "Marked: press Ctrl-C";
+    button.textContent = document.execCommand("copy") ? "Copied" : "Marked: press Ctrl-C";
   }
   setTimeout(() => (button.textContent = words), 2000);
 });
