@@ -1,6 +1,7 @@
 from django.urls import include, path
 
 from inference import conversations_api as about
+from inference import side_bar
 from inference.aliases_api import AliasViewSet
 from inference.api import LlmRequestView
 from inference.conversations_v1 import ConversationViewSet
@@ -34,4 +35,7 @@ urlpatterns = [
     endpoint("usage", usage, "usage"),
     endpoint("playground", playground, "playground"),
     endpoint("playground/token", playground_token, "playground-token"),
+    endpoint("playground/conversations", side_bar.listed, "listed-conversations"),
+    path("playground/conversations/<uuid:conversation_id>/rename", side_bar.rename, name="rename-conversation"),
+    path("playground/conversations/<uuid:conversation_id>/delete", side_bar.delete, name="erase-conversation"),
 ]

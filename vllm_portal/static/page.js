@@ -27,7 +27,7 @@ document.addEventListener("click", (event) => {
 });
 
 // A form that could not be sent in the background is sent by the browser, which says what is wrong.
-document.addEventListener("htmx:sendError", ({ target }) => target.matches("form") && target.submit());
+document.addEventListener("htmx:sendError", ({ target }) => target.matches("form[action]") && target.submit());
 
 // Whoever comes for something that is folded finds it open.
 function unfold() {
