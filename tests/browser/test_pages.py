@@ -4,6 +4,8 @@ import csv
 import re
 from pathlib import Path
 
+import pytest
+
 from tests.browser.chromium import PHONE
 from tests.browser.pages_portal import alice, engine, portal, visit
 from tests.journeys.portal_process import ADMIN_PASSWORD
@@ -383,6 +385,38 @@ def test_cards_that_are_put_in_their_place_anew_leave_the_focus_where_it_is(visi
     page.wait_for_selector(".card >> text=shared with all users")
     assert page.evaluate("document.querySelector('.card').marked") is None
     assert page.evaluate("document.activeElement.id") == f"share-{engine_id}"
+
+
+@pytest.mark.parametrize("where", ["/", "/engine/{id}"])
+def test_a_stream_that_is_over_is_connected_anew_without_a_word(visit, portal, engine, where):
+    engine_id, streams = engine("acme/streamed"), []
+
+    def first_is_over(route) -> None:
+        streams.append(route)
+        if len(streams) > 1:
+            route.continue_()
+        else:
+            route.fulfill(content_type="text/event-stream", body="event: over\ndata:\n\n")
+
+    page = visit().log_in("alice", "correct horse").page
+    page.route("**/cards/events", first_is_over)
+    with page.expect_request(lambda asked: asked.url.endswith("/cards/events") and len(streams) > 0):
+        page.goto(where.format(id=engine_id))
+    page.wait_for_timeout(1500)  # what changes before a stream's first look it does not tell
+    portal.change_rows("update engines_engine set shared = 1 where id = ?", engine_id.replace("-", ""))
+    page.wait_for_selector("main >> text=shared with all users", timeout=5_000)
+
+
+def test_a_form_that_could_not_be_sent_in_the_background_is_sent_all_the_same(visit, engine):
+    engine_id = engine("acme/far-away")
+    one = visit().log_in("alice", "correct horse")
+    one.page.route(
+        "**/stop", lambda route: route.abort() if "hx-request" in route.request.headers else route.continue_()
+    )
+    with one.page.expect_navigation():
+        one.page.click(f"#stop-{engine_id}")
+    assert "is being stopped" in one.page.inner_text("[role=status]")
+    one.wrong = [text for text in one.wrong if "ERR_FAILED" not in text and "htmx:" not in text]
 
 
 def test_without_a_stream_of_events_the_page_asks(visit, portal, engine):

@@ -199,6 +199,12 @@ def test_a_page_is_told_of_a_change_and_not_of_what(monkeypatch, people, engine_
 
     assert asyncio.run(listen()) == [b"retry: 3000\n\n", b"event: changed\ndata:\n\n"]
     assert not cards_stream._open
+    monkeypatch.setattr(cards_stream, "LONGEST_S", 0.05)
+
+    async def last() -> bytes:
+        return [event async for event in cards_stream.changes(people["alice"])][-1]
+
+    assert asyncio.run(last()) == b"event: over\ndata:\n\n"
 
 
 def test_one_user_cannot_take_all_streams(browser_of, alice, monkeypatch):
