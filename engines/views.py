@@ -30,6 +30,15 @@ from engines.serializers import portal_url
 from engines.states import FINAL
 from vllm_portal.errors import CallerError, FieldError
 
+_TERMS = {
+    "hours": "Hours of its lease",
+    "sleep_minutes": "Minutes until it dozes",
+    "idle_minutes": "Minutes until it stops",
+    "wakes": "Whether it sleeps",
+    "keep_until": "But not before",
+}
+"""How long it stays, in the words of the form."""
+
 
 @never_cache
 @require_safe
@@ -129,9 +138,10 @@ def keep_engine(request: HttpRequest, engine_id: str) -> HttpResponse:
     form, extension = EngineChangeSerializer(data=given), ExtensionSerializer(data={"hours": request.POST.get("hours")})
     try:
         if not form.is_valid():
-            return _refused(request, engine, " ".join(f"{name}: {said[0]}" for name, said in form.errors.items()))
+            problems = (f"{_TERMS[name]}: {said[0]}" for name, said in form.errors.items())
+            return _refused(request, engine, " ".join(problems))
         if request.POST.get("hours") and not extension.is_valid():
-            return _refused(request, engine, f"hours: {extension.errors['hours'][0]}")
+            return _refused(request, engine, f"{_TERMS['hours']}: {extension.errors['hours'][0]}")
         with transaction.atomic():
             terms.change(engine, now, request.user, form.validated_data)
             if request.POST.get("hours"):

@@ -117,7 +117,7 @@ def test_pages_are_sound_in_states_that_pass_too(visit, portal, engine, axe, sch
         )  # fmt: skip
     one = visit(color_scheme=scheme, viewport=PHONE).log_in("alice", "correct horse")
     assert wrong_on(one, axe, ["/"]) == {}
-    assert one.page.is_visible("text=Start again with max_model_len 256")
+    assert one.page.is_visible("text=Start again with requests of up to 256 tokens")
     one.page.goto("/keys")
     one.page.fill("[name=name]", "notebook")
     one.page.click("text=Make the key")

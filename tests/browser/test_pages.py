@@ -266,6 +266,7 @@ def test_a_link_to_what_is_folded_opens_it(visit, engine):
     page.wait_for_selector("[role=status] >> text=no user nobody-of-that-name")
     assert page.input_value("#shared_users") == "nobody-of-that-name", "to be corrected"
     page.fill("#shared_users", "admin, ")
+    page.eval_on_selector("#shared_users", "field => { field.style.width = '20rem'; }")  # as who resizes a field does
     page.click("summary >> text=Keep it as a recipe")
     page.fill("#recipe-name", "half a na")
     page.click("#share button")

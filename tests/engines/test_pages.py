@@ -300,9 +300,25 @@ def test_start_again_puts_in_what_may_cure_it(browser_of, alice, engine_in):
     Engine.objects.filter(pk=engine.pk).update(change={"max_model_len": 1024, "seed": None})
     browser = browser_of(alice)
     for path in ("/", f"/engine/{engine.pk}"):
-        assert "Start again with max_model_len 1024, no seed" in text(browser.get(path))
+        assert "Start again with requests of up to 1,024 tokens, no seed" in text(browser.get(path))
     given = browser.get(f"/engine/new?again={engine.pk}").context["given"]
     assert (given["max_model_len"], "seed" in given) == (1024, False)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"tensor_parallel_size": 1}, "1 GPU"),
+        ({"tensor_parallel_size": 2}, "2 GPUs"),
+        ({"gpu_memory_utilization": 0.3}, "30% of each GPU's memory"),
+        ({"adapters": [], "seed": 3}, "no adapters, seed 3"),
+        (None, ""),
+    ],
+)
+def test_a_cure_is_said_in_the_words_of_people(alice, engine_in, change, said):
+    engine = engine_in(State.FAILED)
+    engine.change = change
+    assert cards.card(engine, alice, NOW).cure == said
 
 
 def test_the_page_of_an_engine_tells_how_it_came_up(browser_of, alice, engine_in):
