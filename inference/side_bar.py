@@ -3,6 +3,7 @@
 Whoever was logged out meanwhile is told so, and the page stays: what was said and typed there is in no other place.
 """
 
+import uuid
 from collections.abc import Callable
 from functools import wraps
 
@@ -69,7 +70,11 @@ def _list(request: HttpRequest, asked: dict[str, str]) -> HttpResponse:
 
 def _own(request: HttpRequest, conversation_id: str) -> Conversation | None:
     """None: what is gone already is gone."""
-    return Conversation.objects.filter(user=request.user, conversation_id=conversation_id).first()
+    try:
+        identity = uuid.UUID(conversation_id)
+    except ValueError:
+        return None
+    return Conversation.objects.filter(user=request.user, conversation_id=identity).first()
 
 
 def _text(given: str) -> str:

@@ -16,6 +16,8 @@ router.register("conversations", ConversationViewSet, "conversation")
 router.register("usage", UsageViewSet, "usage")
 router.register("aliases", AliasViewSet, "alias")
 
+_TALK = "playground/conversations/(?P<conversation_id>[0-9a-f-]{36})"
+
 urlpatterns = [
     endpoint("llm_request", LlmRequestView.as_view(), "llm-request"),
     endpoint("db_request/add_conversation", about.AddConversationView.as_view(), "add-conversation"),
@@ -36,6 +38,6 @@ urlpatterns = [
     endpoint("playground", playground, "playground"),
     endpoint("playground/token", playground_token, "playground-token"),
     endpoint("playground/conversations", side_bar.listed, "listed-conversations"),
-    path("playground/conversations/<uuid:conversation_id>/rename", side_bar.rename, name="rename-conversation"),
-    path("playground/conversations/<uuid:conversation_id>/delete", side_bar.delete, name="erase-conversation"),
+    endpoint(f"{_TALK}/rename", side_bar.rename, "rename-conversation"),
+    endpoint(f"{_TALK}/delete", side_bar.delete, "erase-conversation"),
 ]

@@ -70,6 +70,7 @@ def test_anothers_is_neither_renamed_nor_deleted(browser, bob, talk):
     theirs = talk(bob, "theirs")
     for verb in ("rename", "delete"):
         assert names(browser.post(f"{LIST}/{theirs.conversation_id}/{verb}", {"name": "mine"})) == []
+        assert names(browser.post(f"{LIST}/{'-' * 36}/{verb}")) == []
     assert Conversation.objects.get().name == "theirs"
 
 
