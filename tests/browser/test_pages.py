@@ -381,10 +381,11 @@ def test_cards_that_are_put_in_their_place_anew_leave_the_focus_where_it_is(visi
     engine_id = engine("acme/focused")
     page = visit().log_in("alice", "correct horse").page
     page.focus(f"#share-{engine_id}")
-    page.evaluate("document.querySelector('.card').marked = true")
+    card = f"document.querySelector('[data-engine=\"{engine_id}\"]')"
+    page.evaluate(f"{card}.marked = true")
     portal.change_rows("update engines_engine set shared = 1 where id = ?", engine_id.replace("-", ""))
-    page.wait_for_selector(".card >> text=shared with all users")
-    assert page.evaluate("document.querySelector('.card').marked") is None
+    page.wait_for_selector(f"[data-engine='{engine_id}'] >> text=shared with all users")
+    assert page.evaluate(f"{card}.marked") is None
     assert page.evaluate("document.activeElement.id") == f"share-{engine_id}"
 
 
@@ -405,7 +406,8 @@ def test_a_stream_that_is_over_is_connected_anew_without_a_word(visit, portal, e
         page.goto(where.format(id=engine_id))
     page.wait_for_timeout(1500)  # what changes before a stream's first look it does not tell
     portal.change_rows("update engines_engine set shared = 1 where id = ?", engine_id.replace("-", ""))
-    page.wait_for_selector("main >> text=shared with all users", timeout=5_000)
+    place = f"[data-engine='{engine_id}']" if where == "/" else "#facts"
+    page.wait_for_selector(f"{place} >> text=shared with all users", timeout=5_000)
 
 
 def test_a_form_that_could_not_be_sent_in_the_background_is_sent_all_the_same(visit, engine):
