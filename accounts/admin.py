@@ -24,7 +24,7 @@ from accounts.models import Role, TokenLimit, User
 from accounts.number_fields import number_field
 from accounts.people_import_admin import import_page
 from accounts.raising_admin import raise_limits
-from accounts.tables import Table
+from accounts.tables import Table, counted
 
 admin.site.site_header = admin.site.site_title = "vllm-portal"
 admin.site.index_title = "Administration"
@@ -256,14 +256,14 @@ class PeopleAdmin(UserAdmin, Table):
                 done += 1
             except NotYourself as error:
                 self.message_user(request, str(error), messages.WARNING)
-        self.message_user(request, f"{done} {'enabled' if active else 'disabled'}.")
+        self.message_user(request, f"{'Enabled' if active else 'Disabled'} {counted(done, 'user')}.")
 
     @admin.action(description="Double the token limits", permissions=["change"])
     def double_limits(self, request: HttpRequest, queryset: QuerySet[User]) -> None:
         for user in queryset:
             quotas.double_limits(user)
             self.log_change(request, user, "token limits doubled")
-        self.message_user(request, f"The limits of {len(queryset)} were doubled.")
+        self.message_user(request, f"Doubled the limits of {counted(len(queryset), 'user')}.")
 
     @admin.action(description="Make links to set a password", permissions=["change"])
     def make_links(self, request: HttpRequest, queryset: QuerySet[User]) -> None:

@@ -69,12 +69,12 @@ def shown(key: ApiKey) -> str:
 def state(key: ApiKey) -> str:
     if key.revoked_at:
         return f"revoked {key.revoked_at:%Y-%m-%d %H:%M}"
-    return "expired" if key.expires_at and key.expires_at <= timezone.now() else "counts"
+    return "expired" if key.expires_at and key.expires_at <= timezone.now() else "valid"
 
 
 @admin.display(description="for")
 def scopes(key: ApiKey) -> str:
-    return ", ".join(key.scopes)
+    return ", ".join(key.said_scopes)
 
 
 class KeyInline(ReadOnly, TabularInline):

@@ -203,6 +203,11 @@ class ApiKey(models.Model):
     def __str__(self) -> str:
         return f"{self.name} ({self.prefix}…{self.last_four})"
 
+    @property
+    def said_scopes(self) -> list[str]:
+        """In the words of the form that gave them."""
+        return [str(ApiKey.Scope(scope).label) for scope in self.scopes]
+
 
 class KeyLimit(Pace):
     """What one key may spend and has spent, in tokens, within its user's limits. None: no limit of its own. Apart from

@@ -24,6 +24,8 @@ COLUMNS = (
     "username", "role", "weight", "prompt_token_limit", "gen_token_limit", "email", "first_name", "last_name",
 )  # fmt: skip
 MOST_LINES = 5000
+_TARGETS = {"prompt_token_limit": "prompt_limit", "gen_token_limit": "generated_limit"}
+"""What `people.add` calls a column, where it is another name."""
 ABOUT = ("email", "first_name", "last_name")
 
 
@@ -39,6 +41,12 @@ class Line:
     username: str
     values: dict[str, Any] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The values by the names of their columns."""
+        columns = {target: column for column, target in _TARGETS.items()}
+        return {columns.get(name, name): value for name, value in self.values.items()}
 
 
 def read(text: str) -> list[Line]:
@@ -96,10 +104,9 @@ def _line(number: int, names: list[str], row: list[str]) -> Line:
     readers = {
         "role": _role, "weight": _weight, "prompt_token_limit": _tokens, "gen_token_limit": _tokens, "email": _email,
     }  # fmt: skip
-    targets = {"prompt_token_limit": "prompt_limit", "gen_token_limit": "generated_limit"}
     for name, cell in cells.items():
         try:
-            line.values[targets.get(name, name)] = readers.get(name, _name)(cell)
+            line.values[_TARGETS.get(name, name)] = readers.get(name, _name)(cell)
         except (ValueError, ValidationError):
             line.problems.append(f"{name} {cell[:40]!r} is {_WRONG.get(name, 'too long')}.")
     try:

@@ -12,6 +12,7 @@ from django.shortcuts import render
 from accounts import quotas
 from accounts.models import User
 from accounts.number_fields import number_field
+from accounts.tables import counted
 
 if TYPE_CHECKING:
     from accounts.admin import PeopleAdmin
@@ -41,7 +42,7 @@ def raise_limits(page: "PeopleAdmin", request: HttpRequest, queryset: QuerySet[U
             page.log_change(
                 request, user, "token limits raised by {prompt:,} and {generated:,}".format(**form.cleaned_data)
             )
-        page.message_user(request, f"The limits of {len(users)} were raised.")
+        page.message_user(request, f"Raised the limits of {counted(len(users), 'user')}.")
         return None
     named = list(queryset.values_list("username", flat=True)[:NAMED])
     context = {

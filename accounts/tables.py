@@ -142,3 +142,8 @@ class ReadOnly:
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
+
+
+def counted(number: int, noun: str) -> str:
+    """ "1 engine", "2 engines", "no engines"."""
+    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"

@@ -1,18 +1,30 @@
-"""Pages about oneself: API keys, a password."""
+"""Pages about oneself: to log in, API keys, a password."""
+
+from typing import Any
 
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
-from django.contrib.auth.views import PasswordResetConfirmView
+from django.contrib.auth.views import LoginView, PasswordResetConfirmView
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse_lazy
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST
+from django_htmx.http import HttpResponseClientRefresh
 
 from accounts import keys, standing
 from accounts.forms import KeyForm
 from accounts.models import ApiKey, User
+
+
+class LogIn(LoginView):
+    template_name = "login.html"
+    redirect_authenticated_user = True
+
+    def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        """A page that asked for a piece of itself while logged out is loaded anew: this one is no piece of it."""
+        return HttpResponseClientRefresh() if request.htmx else super().get(request, *args, **kwargs)
 
 
 @never_cache

@@ -8,7 +8,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 
 from accounts.admin import PeopleAdmin
-from accounts.tables import ReadOnly, Table
+from accounts.tables import ReadOnly, Table, counted
 from engines import engine_logs, options_admin, people_admin, starting, terminating
 from engines.models import Engine, Gpu, GpuLease, StartMeasure
 from engines.recipe_models import Recipe
@@ -101,7 +101,7 @@ class EngineAdmin(options_admin.OptionsShown, ReadOnly, Table):
         for engine in running:
             terminating.request_terminate(engine, request.user)
             self.log_change(request, engine, "stopped")
-        self.message_user(request, f"{len(running)} engines are asked to stop.")
+        self.message_user(request, f"Asked {counted(len(running), 'engine')} to stop.")
 
 
 @admin.register(Gpu)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
 from statistics import median
+from typing import Any
 
 from django.db.models import prefetch_related_objects
 from django.utils.timesince import timesince
@@ -58,6 +59,12 @@ WORDS = {
     State.STOPPED: "stopped",
     State.FAILED: "failed",
 }
+
+OPTIONS = {
+    "max_model_len": "requests of up to {:,} tokens",
+    "gpu_memory_utilization": "{:.0%} of each GPU's memory",
+}
+"""What is changed for another start, where the option's name does not say it."""
 
 STEPS = {
     "queue": "waiting for its place",
@@ -138,8 +145,7 @@ class Card:
     @property
     def cure(self) -> str:
         """What is changed when it is started again, in words; "": nothing."""
-        changes = sorted((self.engine.change or {}).items())
-        return ", ".join(f"{name} {value}" if value not in (None, []) else f"no {name}" for name, value in changes)
+        return ", ".join(_in_words(name, value) for name, value in sorted((self.engine.change or {}).items()))
 
     @cached_property
     def facts(self) -> list[str]:
@@ -212,6 +218,11 @@ class Shown:
     others: list[Card]
     more: int
     """Engines of these kinds that are not shown."""
+
+    @property
+    def rising(self) -> bool:
+        """One of them counts down until it is ready."""
+        return any(card.phases for card in (*self.own, *self.others))
 
     @property
     def nothing(self) -> bool:
@@ -295,6 +306,16 @@ def digest(user: User) -> int:
     rows_shown = [(engine.pk, engine.state, engine.detail, engine.shared) for engine in engines]
     busy = [(pk, *doing(told), kv_cache_percent(told)) for pk, told in gauges.of(engines).items()]
     return hash((*rows_shown, *busy))
+
+
+def _in_words(option: str, value: Any) -> str:
+    """An option of a start that is set, or taken away: None, []."""
+    if value in (None, []):
+        return f"no {option.replace('_', ' ')}"
+    if option == "tensor_parallel_size":
+        return f"{value} GPU{'' if value == 1 else 's'}"
+    said = OPTIONS.get(option)
+    return said.format(value) if said else f"{option.replace('_', ' ')} {value}"
 
 
 def _clock(at: datetime) -> str:

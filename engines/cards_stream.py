@@ -1,6 +1,7 @@
 """Says to a page that its engines have changed, as server-sent events:
 
     event: changed    the cards are other ones than when the stream began or said so last
+    event: over       it has lasted long enough: connect anew
 
 What has changed the page then asks for itself, as who it is by then: the stream tells nothing that somebody who was
 logged out meanwhile should not know. No database connection is held between two looks.
@@ -49,6 +50,7 @@ async def changes(user: User) -> AsyncIterator[bytes]:
                 yield b": still here\n\n"
             before = now
             await asyncio.sleep(LOOK_S)
+        yield b"event: over\ndata:\n\n"
     finally:
         _open[user.pk] -= 1
         if not _open[user.pk]:

@@ -7,7 +7,7 @@ from django.views.decorators.http import require_POST
 
 from engines.fit import question
 from engines.fit_serializers import FitOrderSerializer
-from engines.order_page import as_json, words
+from engines.order_page import FIELDS, as_json, words
 from vllm_portal.errors import CallerError, OperatorError, Unavailable
 
 
@@ -17,7 +17,9 @@ def verdict(request: HttpRequest) -> HttpResponse:
     """The answer of `/api/v1/engines/fit` to the fields of the form. Half a name is no error of the page: that nothing
     can be said (yet) is an answer like others, with 200."""
     if not request.user.is_authenticated:
-        return HttpResponse(status=401)
+        return HttpResponse(status=401, headers={"HX-Refresh": "true"})
+    if not request.POST.get("model", "").strip():
+        return render(request, "engines/verdict.html")
     order = FitOrderSerializer(data=as_json({name: value for name, value in request.POST.items() if value}))
     if not order.is_valid():
         problem = " ".join(f"{name}: {words(said)}" for name, said in order.errors.items())
@@ -28,4 +30,4 @@ def verdict(request: HttpRequest) -> HttpResponse:
         return render(request, "engines/verdict.html", {"problem": str(error)})
     except OperatorError:
         return render(request, "engines/verdict.html", {"problem": "The portal cannot say now."})
-    return render(request, "engines/verdict.html", {"fit": fit})
+    return render(request, "engines/verdict.html", {"fit": fit, "fields": FIELDS})

@@ -1,6 +1,6 @@
 """The form of a start: what it begins with, what it completes, and what comes of what is typed."""
 
-import json
+from collections.abc import Mapping
 from typing import Any
 
 from django.contrib import messages
@@ -8,11 +8,12 @@ from django.contrib.auth.decorators import login_required
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_http_methods
+from django.views.decorators.http import require_http_methods, require_POST
 
-from engines import adapters, completion, recipe_differences, recipes, starting
+from engines import adapters, completion, order_lines, recipe_differences, recipes, starting
 from engines.launchers.choice import chosen_name
 from engines.models import Engine
+from engines.order_lines import Lines
 from engines.order_serializers import EngineOrderSerializer
 from engines.preflight import Order
 from engines.recipe_models import Recipe
@@ -26,7 +27,7 @@ _ADVANCED = (
     "revision", "gpu_memory_utilization", "seed", "tokenizer", "quantization", "adapters", "lease_hours",
     "sleep_minutes", "idle_minutes",
 )  # fmt: skip
-_FIELDS = (*_REPEATED, "hugging_face_hub_token")
+FIELDS = (*_REPEATED, "hugging_face_hub_token")
 _TYPED = ("lease_hours", "sleep_minutes", "idle_minutes", "shared", "hf_token")
 """Of an order from a recipe, what is not the recipe's."""
 
@@ -54,6 +55,25 @@ def new_engine(request: HttpRequest) -> HttpResponse:
     if recipe is not None and not same:
         messages.info(request, f"Started with what you changed, which is no longer the recipe {recipe}.")
     return redirect("engine-page", engine_id=engine.pk)
+
+
+@never_cache
+@require_POST
+def lines(request: HttpRequest) -> HttpResponse:
+    """The fields of the form as lines for a terminal, asked for while one types."""
+    if not request.user.is_authenticated:
+        return HttpResponse(status=401, headers={"HX-Refresh": "true"})
+    recipe = recipes.named(request.user, request.POST.get("recipe", ""))
+    return render(request, "engines/lines.html", {"lines": _lines(request, request.POST.dict(), recipe)})
+
+
+def _lines(request: HttpRequest, given: Mapping[str, Any], recipe: Recipe | None) -> Lines:
+    """Those of the recipe where nothing is changed of what it fixes; else it is an order like any other."""
+    fixed = {name: str(value).strip() for name, value in _filled(recipe).items()} if recipe else {}
+    typed = {name: "\n".join(str(given.get(name, "")).strip().splitlines()) for name in recipes.FIXED}
+    same = recipe is not None and typed == {name: fixed.get(name, "") for name in recipes.FIXED}
+    sent = {name: given.get(name, "") for name in FIELDS}
+    return order_lines.of(as_json(sent), recipe if same else None, portal_url(request))
 
 
 def as_json(given: dict[str, Any]) -> dict[str, Any]:
@@ -87,16 +107,15 @@ def _form(request: HttpRequest, given: dict[str, Any], problems: dict[str, Any],
     recipe = recipes.named(request.user, str(given.get("recipe", "")))
     context = {
         "given": {name: value for name, value in given.items() if name != "hugging_face_hub_token"},
-        "problems": {name: text for name, text in problems.items() if name in _FIELDS},
-        "others": [f"{name} {text}".strip() for name, text in problems.items() if name not in _FIELDS],
+        "problems": {name: text for name, text in problems.items() if name in FIELDS},
+        "others": [f"{name} {text}".strip() for name, text in problems.items() if name not in FIELDS],
         "models": completion.models_for(request.user),
         "recipes": recipes.visible_to(request.user).select_related("owner")[: recipes.MOST],
         "recipe": recipe,
-        "fixed": json.dumps(_filled(recipe)) if recipe else "",
+        "lines": _lines(request, given, recipe),
         "warnings": recipe_differences.before(recipe, recipe_differences.Today()) if recipe else [],
         "simulated": chosen_name() == "simulator",
         "sleeps": get_config().sleep_level > 0,
-        "portal_url": portal_url(request),
         "advanced": bool({*_ADVANCED} & {*problems, *given}),
     }
     return render(request, "engines/new.html", context, status=status)

@@ -6,6 +6,7 @@ from django.http import HttpRequest
 
 from accounts.admin import PeopleAdmin
 from accounts.models import User
+from accounts.tables import counted
 from engines import terminating
 from engines.models import Engine
 
@@ -18,4 +19,4 @@ def cut_off(page: PeopleAdmin, request: HttpRequest, queryset: QuerySet[User]) -
     for engine in engines:
         terminating.request_terminate(engine, request.user)
         page.log_change(request, engine, "stopped, as its owner was cut off")
-    page.message_user(request, f"{len(engines)} engines are asked to stop.")
+    page.message_user(request, f"Asked {counted(len(engines), 'engine')} to stop.")

@@ -41,6 +41,7 @@ urlpatterns = [
     # Pages. /engines/… is the data plane's.
     endpoint("engine/new", order_page.new_engine, "new-engine"),
     endpoint("engine/fit", fit_page.verdict, "fit-page"),
+    endpoint("engine/lines", order_page.lines, "order-lines"),
     endpoint(_PAGE, views.engine_page, "engine-page"),
     endpoint(f"{_PAGE}/share", views.share_engine, "share-engine"),
     endpoint(f"{_PAGE}/keep", views.keep_engine, "keep-engine"),

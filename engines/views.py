@@ -11,6 +11,7 @@ from django.shortcuts import redirect, render
 from django.utils import timezone
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_POST, require_safe
+from django_htmx.http import HttpResponseClientRefresh, reswap
 
 from engines import (
     cards,
@@ -29,13 +30,22 @@ from engines.serializers import portal_url
 from engines.states import FINAL
 from vllm_portal.errors import CallerError, FieldError
 
+_TERMS = {
+    "hours": "Hours of its lease",
+    "sleep_minutes": "Minutes until it dozes",
+    "idle_minutes": "Minutes until it stops",
+    "wakes": "Whether it sleeps",
+    "keep_until": "But not before",
+}
+"""How long it stays, in the words of the form."""
+
 
 @never_cache
 @require_safe
 def cards_fragment(request: HttpRequest) -> HttpResponse:
-    """The cards alone, for the script of the first page; 401 tells it to stop asking."""
+    """The cards alone, for the first page, which shows itself anew to whoever is logged out by now."""
     if not request.user.is_authenticated:
-        return HttpResponse(status=401)
+        return HttpResponse(status=401, headers={"HX-Refresh": "true"})
     return render(request, "engines/cards.html", {"shown": cards.shown(request.user, timezone.now())})
 
 
@@ -53,7 +63,10 @@ def cards_events(request: HttpRequest) -> HttpResponse | StreamingHttpResponse:
 @login_required
 @require_safe
 def engine_page(request: HttpRequest, engine_id: str) -> HttpResponse:
+    """A page that asks for its parts anew is loaded anew once the engine has ended: it has other buttons then."""
     engine = own(request, engine_id)
+    if request.htmx and engine.state in FINAL:
+        return HttpResponseClientRefresh()
     context = {
         "card": cards.card(engine, request.user, timezone.now()),
         "events": engine.events.all(),
@@ -104,11 +117,11 @@ def share_engine(request: HttpRequest, engine_id: str) -> HttpResponse:
         if form.is_valid():
             sharing.change(engine, **form.validated_data)
             messages.success(request, f"Saved who may send requests to {engine.name}.")
-        else:
-            messages.error(request, "Names are at most 150 characters long, and there are at most 1,000 of them.")
+            return redirect("engine-page", engine_id=engine.pk)
+        problem = "Names are at most 150 characters long, and there are at most 1,000 of them."
     except FieldError as error:
-        messages.error(request, str(error))
-    return redirect("engine-page", engine_id=engine.pk)
+        problem = str(error)
+    return _refused(request, engine, problem)
 
 
 @never_cache
@@ -125,17 +138,25 @@ def keep_engine(request: HttpRequest, engine_id: str) -> HttpResponse:
     form, extension = EngineChangeSerializer(data=given), ExtensionSerializer(data={"hours": request.POST.get("hours")})
     try:
         if not form.is_valid():
-            messages.error(request, " ".join(f"{name}: {said[0]}" for name, said in form.errors.items()))
-        elif request.POST.get("hours") and not extension.is_valid():
-            messages.error(request, f"hours: {extension.errors['hours'][0]}")
-        else:
-            with transaction.atomic():
-                terms.change(engine, now, request.user, form.validated_data)
-                if request.POST.get("hours"):
-                    terms.extend(engine, extension.validated_data["hours"], now, request.user)
-            messages.success(request, f"Saved how long {engine.name} stays.")
+            problems = (f"{_TERMS[name]}: {said[0]}" for name, said in form.errors.items())
+            return _refused(request, engine, " ".join(problems))
+        if request.POST.get("hours") and not extension.is_valid():
+            return _refused(request, engine, f"{_TERMS['hours']}: {extension.errors['hours'][0]}")
+        with transaction.atomic():
+            terms.change(engine, now, request.user, form.validated_data)
+            if request.POST.get("hours"):
+                terms.extend(engine, extension.validated_data["hours"], now, request.user)
     except CallerError as error:
-        messages.error(request, str(error))
+        return _refused(request, engine, str(error))
+    messages.success(request, f"Saved how long {engine.name} stays.")
+    return redirect("engine-page", engine_id=engine.pk)
+
+
+def _refused(request: HttpRequest, engine: Engine, problem: str) -> HttpResponse:
+    """Where htmx sent the form it stays as it is, with what was typed."""
+    messages.error(request, problem)
+    if request.htmx:
+        return reswap(render(request, "messages.html"), "none")
     return redirect("engine-page", engine_id=engine.pk)
 
 

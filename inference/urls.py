@@ -1,6 +1,7 @@
 from django.urls import include, path
 
 from inference import conversations_api as about
+from inference import side_bar
 from inference.aliases_api import AliasViewSet
 from inference.api import LlmRequestView
 from inference.conversations_v1 import ConversationViewSet
@@ -14,6 +15,8 @@ router = Router()
 router.register("conversations", ConversationViewSet, "conversation")
 router.register("usage", UsageViewSet, "usage")
 router.register("aliases", AliasViewSet, "alias")
+
+_TALK = "playground/conversations/(?P<conversation_id>[0-9a-f-]{36})"
 
 urlpatterns = [
     endpoint("llm_request", LlmRequestView.as_view(), "llm-request"),
@@ -34,4 +37,7 @@ urlpatterns = [
     endpoint("usage", usage, "usage"),
     endpoint("playground", playground, "playground"),
     endpoint("playground/token", playground_token, "playground-token"),
+    endpoint("playground/conversations", side_bar.listed, "listed-conversations"),
+    endpoint(f"{_TALK}/rename", side_bar.rename, "rename-conversation"),
+    endpoint(f"{_TALK}/delete", side_bar.delete, "erase-conversation"),
 ]

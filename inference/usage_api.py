@@ -162,10 +162,10 @@ class UsageViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericView
         )
         period = wish["started_after"], wish["started_before"]
         rows = summary(records, rollups, wish["group_by"], *period, request.query_params.get("outcome", ""))
-        return _csv(rows) if wish["as"] == "csv" else Response({"results": rows})
+        return _csv(rows, wish["group_by"]) if wish["as"] == "csv" else Response({"results": rows})
 
 
-def _csv(rows: list[dict[str, Any]]) -> HttpResponse:
+def _csv(rows: list[dict[str, Any]], group_by: str) -> HttpResponse:
     """A cell that a spreadsheet would take for a formula gets an apostrophe."""
     text = io.StringIO()
     names = ["group", *SUMS]
@@ -175,5 +175,5 @@ def _csv(rows: list[dict[str, Any]]) -> HttpResponse:
         cells = [str(row[name]) for name in names]
         writer.writerow(["'" + cell if cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell for cell in cells])
     answer = HttpResponse(text.getvalue(), content_type="text/csv; charset=utf-8")
-    answer["Content-Disposition"] = 'attachment; filename="usage.csv"'
+    answer["Content-Disposition"] = f'attachment; filename="usage-by-{group_by}.csv"'
     return answer

@@ -9,7 +9,9 @@ from vllm_portal.config import PROJECT_ROOT
 
 PAGES = {
     "", "/login", "/logout", "/keys", "/keys/<id>/revoke", "/password", "/password/<id>/<id>", "/playground",
-    "/playground/token", "/usage", "/welcome", "/cards", "/cards/events", "/favicon.ico", "/engine/new", "/engine/fit",
+    "/playground/token", "/playground/conversations", "/playground/conversations/<id>/rename",
+    "/playground/conversations/<id>/delete", "/usage", "/welcome", "/cards", "/cards/events", "/favicon.ico",
+    "/engine/new", "/engine/fit", "/engine/lines",
     "/engine/<id>", "/engine/<id>/share", "/engine/<id>/keep", "/engine/<id>/wake", "/engine/<id>/stop",
     "/engine/<id>/recipe", "/recipes", "/recipes/<id>/delete",
 }  # fmt: skip

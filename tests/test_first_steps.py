@@ -99,6 +99,14 @@ def test_the_chosen_theme_is_in_the_page_that_is_sent(db, cookie, said):
 
 
 def test_the_first_page_is_small(admin):
-    links = ("portal.css", "page.js", "icons.svg", "portal.svg", "engines/live.js")
+    links = (
+        "colours.css",
+        "portal.css",
+        "page.js",
+        "icons.svg",
+        "portal.svg",
+        "django_htmx/htmx-2.min.js",
+        "django_htmx/ext/hx-sse-2.min.js",
+    )
     total = len(admin.get("/").content) + sum(len(admin.get(f"/static/{name}").content) for name in links)
     assert total < 150_000

@@ -7,10 +7,12 @@ from rest_framework.renderers import BrowsableAPIRenderer
 
 
 class BrowsableAPI(BrowsableAPIRenderer):
-    """Says which language it is in. The rest is in `rest_framework/api.html`."""
+    """Says which language it is in, and the theme that was chosen. The rest is in `rest_framework/api.html`."""
 
     def render(
         self, data: Any, accepted_media_type: str | None = None, renderer_context: Mapping[str, Any] | None = None
     ) -> str:
         page = super().render(data, accepted_media_type, renderer_context)
-        return page.replace("<html>", '<html lang="en">', 1)
+        chosen = (renderer_context or {})["request"].COOKIES.get("theme")
+        theme = f' data-theme="{chosen}"' if chosen in ("dark", "light") else ""
+        return page.replace("<html>", f'<html lang="en"{theme}>', 1)

@@ -64,7 +64,7 @@ BLUE = {
     "50": "#eef4ff", "100": "#dbe7ff", "200": "#bcd3ff", "300": "#9dc1ff", "400": "#7fb0ff", "500": "#3f7ce8",
     "600": "#1f5fd0", "700": "#1a4fae", "800": "#19438d", "900": "#193a71", "950": "#122449",
 }  # fmt: skip
-"""The portal's own, as in portal.css."""
+"""The portal's own, as in colours.css."""
 
 UNFOLD = {
     "SITE_TITLE": "vllm-portal",

@@ -1,17 +1,18 @@
 """The routes of the control plane. Inference paths never come here: `vllm_portal.asgi` takes them before."""
 
 from django.contrib import admin
-from django.contrib.auth.views import LoginView, LogoutView
+from django.contrib.auth.views import LogoutView
 from django.urls import include, path
 from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
+from accounts.views import LogIn
 from vllm_portal import admin_views, static_files, views
 from vllm_portal.rest import endpoint
 
 # DRF's pages link to these two by this namespace.
 log_in_and_out = [
-    endpoint("login", LoginView.as_view(template_name="login.html", redirect_authenticated_user=True), "login"),
+    endpoint("login", LogIn.as_view(), "login"),
     endpoint("logout", LogoutView.as_view(), "logout"),
 ]
 

@@ -8,9 +8,15 @@ from unfold.admin import checkbox
 
 from accounts.admin import PeopleAdmin
 from accounts.models import ApiKey, User
+from accounts.tables import counted
 from tests.accounts.conftest import NOW
 
 KEYS = "/admin/accounts/apikey/"
+
+
+@pytest.mark.parametrize(("number", "said"), [(0, "no engines"), (1, "1 engine"), (2, "2 engines")])
+def test_what_was_done_is_said_with_its_number(number, said):
+    assert counted(number, "engine") == said
 
 
 @pytest.fixture

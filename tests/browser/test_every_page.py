@@ -1,5 +1,7 @@
 """Every page in a real Chromium, light and dark, on desktop and phone: what must be true of each."""
 
+import re
+
 import pytest
 
 from tests.browser.chromium import DESKTOP, PHONE
@@ -32,12 +34,13 @@ DRAWN = ("/admin", "/api/docs")
 
 
 def wrong_on(one, axe: str, paths: list[str], **names: str) -> dict[str, tuple[list[str], int, float]]:
-    """By page: serious findings of axe-core, how much wider it is than the window, how much of it moved. Only those
-    where something is wrong."""
+    """By page: serious findings of axe-core and what a template should not have shown, how much wider it is than the
+    window, how much of it moved. Only those where something is wrong."""
     found = {}
     for path in paths:
         one.page.goto(path.format(**names), wait_until="networkidle" if path.startswith(DRAWN) else "load")
-        found[path] = (one.findings(axe), max(0, one.overflow()), round(one.shifts(), 2))
+        unwritten = re.findall(r"\{[#%{][^\n]*", one.page.inner_text("body"))
+        found[path] = (one.findings(axe) + unwritten, max(0, one.overflow()), round(one.shifts(), 2))
     return {path: what for path, what in found.items() if what != ([], 0, 0)}
 
 
@@ -61,6 +64,30 @@ def test_each_page_of_admins_is_sound_too(visit, portal, engine, axe, scheme, si
     made = portal.log_in("alice", "correct horse").post("/api/v1/recipes", name=f"in {scheme}", engine=engine_id)
     one = visit(viewport=size, color_scheme=scheme).log_in("admin", ADMIN_PASSWORD)
     assert wrong_on(one, axe, [*OF_ADMINS, *OF_TABLES, *OF_THE_API], id=engine_id, recipe=made.json()["id"]) == {}
+
+
+@pytest.mark.parametrize("path", ["/api/v1/engines", "/api/docs"])
+def test_the_apis_own_pages_are_as_dark_as_the_portal(visit, alice, axe, path):
+    """By the system or by choice; no part of them stays light."""
+    one = visit(color_scheme="dark", viewport=PHONE).log_in("alice", "correct horse")
+    ground = one.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    bright = """() => [...document.querySelectorAll("body, body *")].filter((one) => {
+      const [red, green, blue, alpha = 1] = getComputedStyle(one).backgroundColor.match(/[\\d.]+/g).map(Number);
+      return one.checkVisibility() && one.offsetHeight > 60 && alpha && red + green + blue > 380;
+    }).map((one) => one.className)"""
+
+    def looked_at() -> tuple:
+        one.page.goto(path, wait_until="networkidle")
+        if path == "/api/docs":
+            one.page.click(".opblock-post >> nth=0")
+            one.page.wait_for_selector(".opblock-body .microlight")
+        return one.page.evaluate("getComputedStyle(document.body).backgroundColor"), one.findings(axe)
+
+    assert looked_at() == (ground, [])
+    assert one.page.evaluate(bright) == []
+    one.context.add_cookies([{"name": "theme", "value": "light", "url": one.url}])
+    assert looked_at() == ("rgb(255, 255, 255)", [])
+    assert one.page.evaluate(bright) != []
 
 
 def test_each_field_of_the_admins_forms_has_an_edge(visit, alice):
@@ -90,7 +117,7 @@ def test_pages_are_sound_in_states_that_pass_too(visit, portal, engine, axe, sch
         )  # fmt: skip
     one = visit(color_scheme=scheme, viewport=PHONE).log_in("alice", "correct horse")
     assert wrong_on(one, axe, ["/"]) == {}
-    assert one.page.is_visible("text=Start again with max_model_len 256")
+    assert one.page.is_visible("text=Start again with requests of up to 256 tokens")
     one.page.goto("/keys")
     one.page.fill("[name=name]", "notebook")
     one.page.click("text=Make the key")

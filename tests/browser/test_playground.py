@@ -206,24 +206,65 @@ def test_conversations_are_searched_renamed_exported_and_deleted(visit, alice, b
     watched = visit(alice)
     page = watched.page
     assert listed(page, 2) == ["About seas", "About trees"]
-    page.fill("[data-search]", "tree")
+    page.fill("[name=search]", "tree")
     assert listed(page, 1) == ["About trees"]
-    page.click(".menu summary")
+    page.click(".menu > summary")
     with page.expect_download() as saved:
         page.click("text=Export as Markdown")
     saved.value.save_as(tmp_path / "talk.md")
     assert "## User\n\nAbout trees\n\n## Assistant\n\nYes." in (tmp_path / "talk.md").read_text()
-    page.click("text=Rename")
-    page.fill("[data-rename] input", "Oaks and trees")
-    page.press("[data-rename] input", "Enter")
+    page.fill(".menu [name=name]", "Oaks and trees")
+    page.press(".menu [name=name]", "Enter")
     page.wait_for_selector("[data-list] >> text=Oaks and trees")
-    page.click(".menu summary")
+    page.click("[data-open]")
+    page.wait_for_selector(".turn")
+    assert page.get_attribute("[data-open]", "aria-current") == "true"
+    page.click(".menu > summary")
     page.click("text=Delete")
     assert Conversation.objects.filter(user=alice).count() == 2
-    page.click("text=Delete for good?")
+    page.click("text=For good")
     page.wait_for_selector("text=None with this in its name.")
+    page.wait_for_selector(".turn", state="detached")
     assert [one.shown_name for one in Conversation.objects.filter(user=alice)] == ["About seas"]
     assert watched.wrong == []
+
+
+def test_the_side_bar_is_not_drawn_anew_under_who_renames(visit, alice, engine, raw_engine, kept):
+    conversations.add_turn(conversations.start(alice, timezone.now()), "Who?", "Me.", timezone.now())
+    raw_engine.answer = says("fine")
+    page = visit(alice).page
+    listed(page, 1)
+    page.click(".menu > summary")
+    page.fill(".menu [name=name]", "half a na")
+    ask(page, "another")
+    answered(page)
+    kept([("Who?", "Me.")], [("another", "fine")])
+    assert page.input_value(".menu [name=name]") == "half a na"
+    page.press(".menu [name=name]", "Enter")
+    assert listed(page, 2) == ["another", "half a na"]
+
+
+def test_older_conversations_come_when_asked_for(visit, alice, engine):
+    for number in range(31):
+        conversations.start(alice, timezone.now(), f"number {number}")
+    page = visit(alice).page
+    assert listed(page, 30)[0] == "number 30"
+    page.click("text=Older ones")
+    assert listed(page, 31)[-1] == "number 0"
+    assert not page.is_visible("text=Older ones")
+
+
+def test_who_was_logged_out_is_told_and_loses_nothing(visit, alice, engine, raw_engine):
+    raw_engine.answer = says("an answer")
+    page = visit(alice).page
+    ask(page, "a question")
+    answered(page)
+    page.context.clear_cookies()
+    page.fill("[data-prompt]", "half a question")
+    page.fill("[name=search]", "x")
+    page.wait_for_selector("text=You are logged out.")
+    assert page.input_value("[data-prompt]") == "half a question"
+    assert page.inner_text(".answer > .text") == "an answer"
 
 
 def test_two_side_by_side_get_the_same_prompt_and_a_conversation_each(visit, alice, engine, raw_engine, kept):

@@ -68,7 +68,7 @@ def test_nothing_but_the_sharing_can_be_written_and_none_deleted(pages, engine_i
 
 def test_stop_asks_those_that_run_to_stop(pages, engine_in, state_of):
     ready, done = engine_in(State.READY), engine_in(State.FAILED)
-    assert "1 engines are asked to stop" in act(pages, "stop", ready, done).content.decode()
+    assert "Asked 1 engine to stop." in act(pages, "stop", ready, done).content.decode()
     assert (state_of(ready), state_of(done)) == (State.STOPPING, State.FAILED)
 
 
@@ -115,7 +115,7 @@ def test_who_is_cut_off_is_disabled_and_their_engines_stop(pages, root, alice, b
     body = {"action": "cut_off", "_selected_action": [alice.pk, root.pk]}
     answer = pages.post("/admin/accounts/user/", body, follow=True)
     said = [str(message) for message in answer.context["messages"]]
-    assert said == ["You cannot disable yourself; another admin can.", "1 disabled.", "1 engines are asked to stop."]
+    assert said == ["You cannot disable yourself; another admin can.", "Disabled 1 user.", "Asked 1 engine to stop."]
     for user, active in ((alice, False), (bob, True), (root, True)):
         user.refresh_from_db()
         assert user.is_active is active

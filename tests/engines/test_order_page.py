@@ -3,6 +3,7 @@
 import html
 import json
 import re
+import shlex
 
 import pytest
 from django.test import Client
@@ -16,6 +17,7 @@ from engines.states import State
 pytestmark = pytest.mark.django_db
 
 NEW, HOSTILE = "/engine/new", "<script>alert(1)</script>"
+URL = "http://testserver/api/v1/engines"
 COMMIT = "c0ffee" * 6 + "c0ff"
 
 
@@ -113,11 +115,9 @@ def test_a_problem_keeps_what_was_typed_and_the_recipe(browser_of, alice, recipe
 
 def test_the_form_knows_what_the_recipe_fixes_and_warns(browser_of, alice, recipe):
     made = recipe(name='a"b', seed=7)
-    page = browser_of(alice).get(f"{NEW}?recipe={made.pk}").content.decode()
-    fixed = json.loads(html.unescape(re.search(r'data-fixed="([^"]*)"', page)[1]))
-    assert fixed == {"model": "acme/tiny", "tensor_parallel_size": 1, "seed": 7}
-    assert 'data-recipe="a&quot;b"' in page
-    assert "does not know the model" in html.unescape(page)
+    page = html.unescape(browser_of(alice).get(f"{NEW}?recipe={made.pk}").content.decode())
+    assert """portal launch --recipe 'a"b'</code>""" in page
+    assert "does not know the model" in page
 
 
 def test_an_engine_of_a_recipe_is_started_again_from_it(browser_of, alice, bob, recipe, engine_in):
@@ -126,6 +126,68 @@ def test_an_engine_of_a_recipe_is_started_again_from_it(browser_of, alice, bob, 
     given = fields(browser_of(alice).get(f"{NEW}?again={engine.pk}").content.decode())
     browser_of(alice).post(NEW, given)
     assert newest().recipe == made
+
+
+# The same from a terminal
+
+
+@pytest.fixture
+def lines(browser_of, alice):
+    """lines(**fields of the form): the line of `portal` and what curl sends, as the page shows them."""
+
+    def ask(**given) -> tuple[str, str, dict]:
+        page = html.unescape(browser_of(alice).post("/engine/lines", given).content.decode())
+        portal, curl = re.findall(r"<code id=[^>]*>(.*?)</code>", page, flags=re.DOTALL)
+        words = shlex.split(curl)
+        return portal, words[1], json.loads(words[-1])
+
+    return ask
+
+
+def test_the_form_is_a_line_for_a_terminal(lines):
+    assert lines() == ("portal launch facebook/opt-125m", URL, {"model": "facebook/opt-125m"})
+    assert lines(model="it's", seed="0", gpu_memory_utilization=".5", shared="true", max_model_len="1e") == (
+        """portal launch 'it'"'"'s' --max-model-len 1e --seed 0 --gpu-memory-utilization 0.5 --shared""",
+        URL,
+        {"model": "it's", "max_model_len": "1e", "seed": 0, "gpu_memory_utilization": 0.5, "shared": True},
+    )
+
+
+def test_no_token_is_in_a_line(lines):
+    portal, _, sent = lines(model="a/b", hugging_face_hub_token="hf_secret")
+    assert portal == "portal launch a/b --hf-token -"
+    assert sent == {"model": "a/b", "hugging_face_hub_token": "…"}
+
+
+def test_a_line_names_adapters(lines):
+    portal, _, sent = lines(model="a/b", adapters="sql=acme/sql@v1\r\nmine=/models/a@b")
+    assert portal == "portal launch a/b --adapter sql=acme/sql@v1 --adapter mine=/models/a@b"
+    second = {"name": "mine", "model": "/models/a@b"}
+    assert sent["adapters"] == [{"name": "sql", "model": "acme/sql", "revision": "v1"}, second]
+    assert lines(model="a/b", adapters="half")[0] == "portal launch a/b --adapter half="
+
+
+def test_an_unchanged_recipe_is_named_and_another_order_is_written_out(lines, recipe):
+    made = recipe(seed=7, lease_hours=4.0)
+    given = {"recipe": made.pk, "model": "acme/tiny", "tensor_parallel_size": "1", "lease_hours": "2"}
+    assert lines(**given, seed="7") == (
+        "portal launch --recipe exam --lease-hours 2", f"http://testserver/api/v1/recipes/{made.pk}/start",
+        {"lease_hours": 2},
+    )  # fmt: skip
+    assert lines(**given, seed="8")[1:] == (
+        URL, {"model": "acme/tiny", "tensor_parallel_size": 1, "seed": 8, "lease_hours": 2}
+    )  # fmt: skip
+
+
+def test_anothers_recipe_is_in_no_line(browser_of, bob, recipe):
+    made = recipe("secret", model="acme/secret")
+    page = browser_of(bob).post("/engine/lines", {"recipe": made.pk, "model": "acme/secret"}).content.decode()
+    assert "recipe" not in page
+
+
+def test_lines_are_for_people_who_are_logged_in_and_hold_no_markup(client, browser_of, alice):
+    assert client.post("/engine/lines", {"model": "a/b"}).status_code == 401
+    assert HOSTILE not in browser_of(alice).post("/engine/lines", {"model": HOSTILE}).content.decode()
 
 
 # Adapters

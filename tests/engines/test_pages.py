@@ -109,6 +109,16 @@ def test_a_start_is_measured_by_earlier_ones_of_its_model(alice, engine_in):
     assert cards.card(engine_in(State.LOADING, model="acme/other"), alice, NOW).usual_s is None
 
 
+def test_a_log_is_called_a_part_only_where_it_is_one(browser_of, alice, engine_in, monkeypatch):
+    engine = engine_in(State.READY)
+    Engine.objects.update(served_max_model_len=32768)
+    page = text(browser_of(alice).get(f"/engine/{engine.pk}"))
+    assert "first and last parts" not in page
+    assert "<dd>32,768 tokens</dd>" in page
+    monkeypatch.setattr("engines.engine_logs.read", lambda engine: "first\n[…]\nlast")
+    assert "first and last parts" in text(browser_of(alice).get(f"/engine/{engine.pk}"))
+
+
 # Live
 
 
@@ -116,21 +126,43 @@ def test_a_card_leads_to_sharing_and_to_more_time_and_counts_down(browser_of, al
     engine = engine_in(State.READY)
     page = text(browser_of(alice).get("/"))
     assert f'href="/engine/{engine.pk}#share"' in page
-    assert "How long<" in page
-    assert "data-until" not in page
+    assert "How long it stays<" in page
+    assert "until its lease ends" not in page
     Engine.objects.update(lease_ends_at=timezone.now() + timedelta(hours=2, minutes=1))
     page = text(browser_of(alice).get("/"))
     assert "Extend<" in page
-    assert "data-until>2\xa0hours</time> until its lease ends" in page
+    assert ">2\xa0hours</time> until its lease ends" in page
     Engine.objects.update(used_at=timezone.now(), idle_minutes=61, wakes=False)
-    assert "data-until>1\xa0hour</time> until it stops" in text(browser_of(alice).get("/"))
+    assert ">1\xa0hour</time> until it stops" in text(browser_of(alice).get("/"))
     Engine.objects.update(wakes=True)
-    assert "data-until>1\xa0hour</time> until it sleeps" in text(browser_of(alice).get("/"))
+    assert ">1\xa0hour</time> until it sleeps" in text(browser_of(alice).get("/"))
 
 
 def test_the_cards_alone_are_for_those_logged_in(db):
     assert Client().get("/cards").status_code == 401
+    assert Client().get("/cards")["HX-Refresh"] == "true", "the page shows that one is logged out"
     assert Client().get("/cards/events").status_code == 401
+
+
+def test_a_page_that_asks_for_pieces_of_itself_is_loaded_anew_where_there_is_none(browser_of, alice, engine_in):
+    engine, asking = engine_in(State.READY), {"HX-Request": "true"}
+    browser, path = browser_of(alice), f"/engine/{engine.pk}"
+    answer = browser.get(path, headers=asking)
+    assert "HX-Refresh" not in answer
+    assert 'id="facts"' in text(answer)
+    to_the_login = Client().get(path, headers=asking, follow=True)
+    assert (to_the_login["HX-Refresh"], to_the_login.content) == ("true", b"")
+    Engine.objects.update(state=State.STOPPED)
+    answer = browser.get(path, headers=asking)
+    assert (answer["HX-Refresh"], answer.content) == ("true", b"")
+    assert "HX-Refresh" not in browser.get(path)
+
+
+def test_the_cards_are_asked_for_more_often_while_a_start_counts_down(browser_of, alice, engine_in):
+    engine_in(State.READY)
+    assert "every 4s" not in text(browser_of(alice).get("/cards"))
+    engine_in(State.LOADING)
+    assert "every 4s" in text(browser_of(alice).get("/cards"))
 
 
 def test_the_digest_changes_with_what_one_sees(alice, bob, engine_in):
@@ -167,6 +199,12 @@ def test_a_page_is_told_of_a_change_and_not_of_what(monkeypatch, people, engine_
 
     assert asyncio.run(listen()) == [b"retry: 3000\n\n", b"event: changed\ndata:\n\n"]
     assert not cards_stream._open
+    monkeypatch.setattr(cards_stream, "LONGEST_S", 0.05)
+
+    async def last() -> bytes:
+        return [event async for event in cards_stream.changes(people["alice"])][-1]
+
+    assert asyncio.run(last()) == b"event: over\ndata:\n\n"
 
 
 def test_one_user_cannot_take_all_streams(browser_of, alice, monkeypatch):
@@ -262,9 +300,25 @@ def test_start_again_puts_in_what_may_cure_it(browser_of, alice, engine_in):
     Engine.objects.filter(pk=engine.pk).update(change={"max_model_len": 1024, "seed": None})
     browser = browser_of(alice)
     for path in ("/", f"/engine/{engine.pk}"):
-        assert "Start again with max_model_len 1024, no seed" in text(browser.get(path))
+        assert "Start again with requests of up to 1,024 tokens, no seed" in text(browser.get(path))
     given = browser.get(f"/engine/new?again={engine.pk}").context["given"]
     assert (given["max_model_len"], "seed" in given) == (1024, False)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"tensor_parallel_size": 1}, "1 GPU"),
+        ({"tensor_parallel_size": 2}, "2 GPUs"),
+        ({"gpu_memory_utilization": 0.3}, "30% of each GPU's memory"),
+        ({"adapters": [], "seed": 3}, "no adapters, seed 3"),
+        (None, ""),
+    ],
+)
+def test_a_cure_is_said_in_the_words_of_people(alice, engine_in, change, said):
+    engine = engine_in(State.FAILED)
+    engine.change = change
+    assert cards.card(engine, alice, NOW).cure == said
 
 
 def test_the_page_of_an_engine_tells_how_it_came_up(browser_of, alice, engine_in):
@@ -291,7 +345,8 @@ def test_whether_it_fits_is_answered_while_one_types(browser_of, alice, tmp_path
     folder = write_model(tmp_path / "tiny")
     page = text(browser_of(alice).post("/engine/fit", {"model": str(folder), "max_model_len": "64"}))
     assert "Requests of 64 tokens" in page
-    for order in ({}, {"model": "half a na"}, {"model": f"a/{HOSTILE}"}, {"model": "a/b", "seed": "x"}):
+    assert "Name a model" in text(browser_of(alice).post("/engine/fit", {"model": " "}))
+    for order in ({"model": "half a na"}, {"model": f"a/{HOSTILE}"}, {"model": "a/b", "seed": "x"}):
         page = text(browser_of(alice).post("/engine/fit", order))
         assert "fits unsure" in page
         assert HOSTILE not in page

@@ -229,10 +229,12 @@ class TestPage:
         assert f"stops at {day:%a %H:%M} UTC if nobody asks it" in page
         for wrong, said in (
             ({"hours": "9"}, "At most 8 hours"),
-            ({"hours": "x"}, "hours: A valid number"),
-            ({"idle_minutes": "0"}, "idle_minutes: "),
+            ({"hours": "x"}, "Hours of its lease: A valid number"),
+            ({"idle_minutes": "0"}, "Minutes until it stops: "),
         ):
             assert said in browser.post(address, {**given, **wrong}, follow=True).content.decode()
+            kept = browser.post(address, {**given, **wrong}, headers={"HX-Request": "true"})
+            assert (kept["HX-Reswap"], said in kept.content.decode()) == ("none", True), "what was typed stays"
         browser.force_login(bob)
         assert browser.post(address, given).status_code == 404
 

@@ -117,6 +117,7 @@ def test_a_table_holds_no_formula(get, record):
     record(model="=HYPERLINK(1)")
     answer = get(f"{USAGE}/summary", group_by="model", **{"as": "csv"})
     assert answer["content-type"].startswith("text/csv")
+    assert answer["content-disposition"] == 'attachment; filename="usage-by-model.csv"'
     assert answer.content.decode().splitlines() == [
         "group,requests,prompt_tokens,cached_tokens,generated_tokens",
         "'=HYPERLINK(1),1,10,0,3",

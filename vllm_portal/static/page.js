@@ -14,6 +14,21 @@ document.querySelector("[data-theme-switch]").addEventListener("click", () => {
   document.cookie = `theme=${follows ? "" : chosen}; path=/; max-age=${follows ? 0 : 31536000}; samesite=lax`;
 });
 
+// A button that offers a value for a field fills it in, as if it was typed.
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-fill]");
+  if (!button) return;
+  const field = document.getElementById(button.dataset.fill);
+  field.value = button.dataset.with;
+  field.dispatchEvent(new Event("input", { bubbles: true }));
+  const folded = field.closest("details");
+  if (folded) folded.open = true;
+  field.focus();
+});
+
+// A form that could not be sent in the background is sent by the browser, which says what is wrong.
+document.addEventListener("htmx:sendError", ({ target }) => target.matches("form[action]") && target.submit());
+
 // Whoever comes for something that is folded finds it open.
 function unfold() {
   const folded = location.hash && document.getElementById(location.hash.slice(1))?.closest("details");
@@ -30,9 +45,9 @@ document.addEventListener("click", async (event) => {
     await navigator.clipboard.writeText(document.getElementById(button.dataset.copyFrom).textContent);
     button.textContent = "Copied";
   } catch {
-    // Without https there is no clipboard for scripts: what is to be copied is marked for the person to copy.
+    // Without https scripts have no clipboard but this; where not even it, the person copies what is marked.
     window.getSelection().selectAllChildren(document.getElementById(button.dataset.copyFrom));
-    button.textContent = "Marked: press Ctrl-C";
+    button.textContent = document.execCommand("copy") ? "Copied" : "Marked: press Ctrl-C";
   }
   setTimeout(() => (button.textContent = words), 2000);
 });

@@ -4,7 +4,7 @@ import { Conversations } from "./conversations.js";
 import { request } from "./chat.js";
 import { copyText } from "./dom.js";
 import { Pane } from "./pane.js";
-import { Portal } from "./portal.js";
+import { Portal, UNREACHABLE } from "./portal.js";
 import { LANGUAGES, snippet } from "./snippets.js";
 
 const page = document.querySelector("[data-playground]");
@@ -14,11 +14,11 @@ const [send, stop, compare, code] = ["send", "stop", "compare", "code"].map(find
 const portal = new Portal(page.querySelector("[name=csrfmiddlewaretoken]").value);
 const panes = [];
 
-const side = new Conversations(find("conversations"), portal, {
+const side = new Conversations(find("conversations"), {
   open: (id) => attempt(() => panes[0].open(id)),
   gone: (id) => panes.filter((pane) => pane.conversation === id).forEach((pane) => pane.clear()),
-  fail: (error) => (problem.textContent = error.message),
 });
+addEventListener("htmx:sendError", () => (problem.textContent = UNREACHABLE));
 
 function addPane() {
   const pane = new Pane(find("pane-template"), portal, {
@@ -152,5 +152,4 @@ const fold = () => (find("conversations").open = wide.matches);
 wide.addEventListener("change", fold);
 fold();
 addPane();
-side.refresh();
 page.dataset.ready = "";

@@ -3,6 +3,7 @@
 
 const EARLY_S = 30; // so long before its end a token is not used any more
 
+export const UNREACHABLE = "The portal cannot be reached. Check your connection and try again.";
 const STALE = "This page is out of date. Load it again; copy what you wrote before.";
 
 export class PortalError extends Error {
@@ -53,7 +54,7 @@ export class Portal {
       return await fetch(path, { credentials: "same-origin", redirect: "error", ...options });
     } catch (error) {
       if (error.name === "AbortError") throw error;
-      throw new PortalError("The portal cannot be reached. Check your connection and try again.");
+      throw new PortalError(UNREACHABLE);
     }
   }
 }
