@@ -91,7 +91,7 @@ def stop_all(timeout_s: float) -> bool:
     """Asks all that are awake to stop, ends them at once, and waits. True: none is left. Works without a worker."""
     deadline = time.monotonic() + timeout_s
     for engine in Engine.objects.awake():
-        lifecycle.request_terminate(engine, timezone.now(), "the portal: it stops")
+        lifecycle.request_terminate(engine, timezone.now(), "the portal: it stops", at_once=True)
     while left := list(Engine.objects.awake().values_list("pk", flat=True)):
         if time.monotonic() > deadline:
             logger.warning("%d engines still run", len(left))
