@@ -24,7 +24,7 @@ from typing import Any
 from django.db import connection
 from django.utils import timezone
 
-from engines import checking, ending, fetching, gauges, gpus, launching, lifecycle, sleeping, strays, terms
+from engines import checking, ending, fetching, gauges, gpus, launching, lifecycle, placing, sleeping, strays, terms
 from engines.models import Engine
 from engines.states import COMING_UP, RESTING, Desired, State
 
@@ -106,12 +106,12 @@ def stop_all(timeout_s: float) -> bool:
 def _launch(engines: list[Engine]) -> None:
     """Each is waited for a moment, so that the oldest gets its GPUs first. Those in line behind others cost nothing:
     one is seen to when those before it have got their place, in the same round."""
-    behind = {engine.pk: engine.on_cpu for engine in engines if launching.waits_its_turn(engine)}
+    behind = {engine.pk: engine.on_cpu for engine in engines if placing.waits_its_turn(engine)}
     for engine in engines:
         if engine.pk not in behind:
             _run_apart("launch", launching.launch, engine.pk).join(STEP_SECONDS)
     for on_cpu in set(behind.values()):
-        while turn := [pk for pk in launching.next_in_line(on_cpu) if behind.pop(pk, None) is not None]:
+        while turn := [pk for pk in placing.next_in_line(on_cpu) if behind.pop(pk, None) is not None]:
             for engine_id in turn:
                 _run_apart("launch", launching.launch, engine_id).join(STEP_SECONDS)
 

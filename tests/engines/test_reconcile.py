@@ -6,7 +6,7 @@ import pytest
 from django.db.backends.utils import CursorWrapper
 from django.utils import timezone
 
-from engines import checking, gpus, health, launching, lifecycle, reconcile, strays
+from engines import checking, gpus, health, lifecycle, placing, reconcile, strays
 from engines.errors import LauncherError
 from engines.gpus import Found
 from engines.launchers.base import LaunchSpec
@@ -89,7 +89,7 @@ class TestWhereManyWait:
         """200 that wait for one GPU, which the first of them got; all have been told."""
         Gpu.objects.create(uuid="GPU-0", index=0, name="Card", memory_bytes=1, seen_at=NOW)
         engines = [engine_in(device="cuda") for _ in range(200)]
-        Engine.objects.exclude(pk__in=[engine.pk for engine in engines[:3]]).update(detail=launching.BEHIND[False])
+        Engine.objects.exclude(pk__in=[engine.pk for engine in engines[:3]]).update(detail=placing.BEHIND[False])
         work()
         assert [engine.state for engine in Engine.objects.order_by("created_at")[:2]] == ["LOADING", "QUEUED"]
         return engines
@@ -113,7 +113,7 @@ class TestWhereManyWait:
         """The next one needs more GPUs than programs that are no engines leave now."""
         first, large, after = waiting[:3]
         Gpu.objects.create(uuid="GPU-1", index=1, name="Card", memory_bytes=1, seen_at=NOW, foreign_memory_bytes=2**40)
-        Engine.objects.filter(pk=large.pk).update(tensor_parallel_size=2, detail=launching.BEHIND[False])
+        Engine.objects.filter(pk=large.pk).update(tensor_parallel_size=2, detail=placing.BEHIND[False])
         work()
         lifecycle.request_terminate(first, NOW, "alice")
         work(2)
