@@ -1,4 +1,4 @@
-"""How engines come up: QUEUED -> FETCHING (of the hub) -> QUEUED -> PLACED -> PULLING (docker) -> STARTING -> LOADING.
+"""How engines come up: QUEUED -> FETCHING (of the hub), PULLING (docker) -> QUEUED -> PLACED -> STARTING -> LOADING.
 
 Each step looks at the row, does one thing that can be repeated, and moves the row by compare-and-swap. So a step that
 was cut short by a `kill -9` is done again by whoever comes next, and a stop that arrives at any moment wins: the next
@@ -127,11 +127,9 @@ def _fetch_or_place(engine: Engine) -> bool:
         return False
     except OperatorError as error:
         logger.warning("the adapters of engine %s are not asked for: %s", engine.name, error)
-    now = timezone.now()
-    if not _needs_to_fetch(engine):
-        return placing.place(engine)
-    deadline = _in(now, get_config().download_stall_seconds)
-    return lifecycle.move(engine, State.QUEUED, State.FETCHING, now, deadline_at=deadline)
+    if _needs_to_fetch(engine):
+        return _begin_fetching(engine)
+    return _begin_pulling(engine) if _needs_to_pull(engine) else placing.place(engine)
 
 
 def _needs_to_fetch(engine: Engine) -> bool:
@@ -139,26 +137,52 @@ def _needs_to_fetch(engine: Engine) -> bool:
     return engine.download is None and fetching.has_some(engine)
 
 
+def _needs_to_pull(engine: Engine) -> bool:
+    """A daemon that does not tell is asked for the image until `pull_timeout_seconds` are over."""
+    try:
+        return engine.launcher == "docker" and choice.launcher(engine.launcher).lacks(engine.image)
+    except OperatorError as error:
+        logger.warning("whether the image of engine %s is there is unknown: %s", engine.name, error)
+        return True
+
+
+def _begin_fetching(engine: Engine, **columns: Any) -> bool:
+    now = timezone.now()
+    columns["deadline_at"] = _in(now, get_config().download_stall_seconds)
+    return lifecycle.move(engine, State(engine.state), State.FETCHING, now, **columns)
+
+
+def _begin_pulling(engine: Engine, **columns: Any) -> bool:
+    now = timezone.now()
+    columns["deadline_at"] = _in(now, get_config().pull_timeout_seconds)
+    return lifecycle.move(engine, State(engine.state), State.PULLING, now, **columns)
+
+
+def _begin_starting(engine: Engine, **columns: Any) -> bool:
+    now = timezone.now()
+    columns["deadline_at"] = _in(now, get_config().start_timeout_seconds)
+    return lifecycle.move(engine, State(engine.state), State.STARTING, now, **columns)
+
+
 def _leave_placed(engine: Engine) -> bool:
-    config, now = get_config(), timezone.now()
+    """What it needs was there a moment ago, or in the generation before."""
     # From here on what is started does not depend on settings that may change before it runs.
     columns = {"sleep_level": sleeping.level_for(engine), "slept_at": None}
-    if engine.launcher == "docker":
-        deadline = _in(now, config.pull_timeout_seconds)
-        return lifecycle.move(engine, State.PLACED, State.PULLING, now, deadline_at=deadline, **columns)
-    return _fetch_or_start(engine, State.PLACED, **columns)
-
-
-def _fetch_or_start(engine: Engine, old: State, **columns: Any) -> bool:
-    config, now = get_config(), timezone.now()
-    if _needs_to_fetch(engine):
-        deadline = _in(now, config.download_stall_seconds)
-        return lifecycle.move(engine, old, State.FETCHING, now, deadline_at=deadline, **columns)
-    deadline = _in(now, config.start_timeout_seconds)
-    return lifecycle.move(engine, old, State.STARTING, now, deadline_at=deadline, **columns)
+    if _needs_to_pull(engine):
+        return _begin_pulling(engine, **columns)
+    return _begin_fetching(engine, **columns) if _needs_to_fetch(engine) else _begin_starting(engine, **columns)
 
 
 def _pull(engine: Engine) -> bool:
+    """An image once at a time: who else needs it has it then."""
+    with turn(f"pull:{engine.image}") as mine:
+        if mine:
+            return _pull_alone(engine)
+    lifecycle.progress(engine, timezone.now(), "its image is being pulled for another engine")
+    return False
+
+
+def _pull_alone(engine: Engine) -> bool:
     def progress(line: str) -> None:
         lifecycle.progress(engine, timezone.now(), one_line(line))
         if _coming_up(engine.pk) is None:
@@ -174,7 +198,9 @@ def _pull(engine: Engine) -> bool:
     except OperatorError as error:
         _note(engine, error)
         return False
-    return _fetch_or_start(engine, State.PULLING)
+    if not lifecycle.holds_a_place(engine):
+        return lifecycle.get_in_line(engine, timezone.now())
+    return _begin_fetching(engine) if _needs_to_fetch(engine) else _begin_starting(engine)
 
 
 def _fetch(engine: Engine) -> bool:
@@ -193,8 +219,7 @@ def _fetch(engine: Engine) -> bool:
     download = fetching.end_of(engine, now)
     if not lifecycle.holds_a_place(engine):
         return lifecycle.get_in_line(engine, now, download=download)
-    deadline = _in(now, get_config().start_timeout_seconds)
-    return lifecycle.move(engine, State.FETCHING, State.STARTING, now, deadline_at=deadline, download=download)
+    return _begin_starting(engine, download=download)
 
 
 def _start(engine: Engine) -> bool:

@@ -107,11 +107,12 @@ def holds_a_place(engine: Engine) -> bool:
 
 
 def get_in_line(engine: Engine, now: datetime, **columns: Any) -> bool:
-    """FETCHING -> QUEUED, of one that holds no place: all that it needs is there, and it takes its turn by when it was
-    asked for. False: it moved on, or somebody wants it stopped."""
+    """FETCHING or PULLING -> QUEUED, of one that holds no place: what it needs is there, and it takes its turn by when
+    it was asked for. False: it moved on, or somebody wants it stopped."""
     if holds_a_place(engine):
         raise ValueError("what it holds would stay leased while it waits")
-    return move(engine, State.FETCHING, State.QUEUED, now, "what it needs is there", deadline_at=None, **columns)
+    fetched = (State.FETCHING, State.PULLING)
+    return move(engine, fetched, State.QUEUED, now, "what it needs is there", deadline_at=None, **columns)
 
 
 def _lease(gpu: Gpu, engine: Engine, now: datetime) -> None:

@@ -1,6 +1,6 @@
 """Where an engine stands that waits for GPUs, and when its turn may come. `forecast` is pure.
 
-Who still downloads is overtaken, unless that ends soon: decision 0030.
+Who still waits for a download or an image is overtaken, unless that ends soon: decision 0030.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ from engines.downloads import told as downloads
 from engines.models import Engine
 from engines.placement import slices_to_be_free
 from engines.room import Room
-from engines.states import State
+from engines.states import FETCHED, State
 
 SOON_S = 180
 """Others wait for a download that still takes so long at most."""
@@ -57,7 +57,7 @@ def line(on_cpu: bool, now: datetime) -> list[Waiting]:
         "state", "state_since", "download", "tensor_parallel_size", "gpu_memory_utilization"
     )
     return [
-        Waiting(row.pk, row.tensor_parallel_size, 1 if on_cpu else row.gpu_slices, row.state == State.FETCHING)
+        Waiting(row.pk, row.tensor_parallel_size, 1 if on_cpu else row.gpu_slices, row.state in FETCHED)
         for row in rows
         if row.state == State.QUEUED or _is_soon_there(row, now)
     ]
@@ -74,7 +74,8 @@ def first(waiting: Iterable[Waiting], usable: int) -> list[UUID]:
 
 
 def _is_soon_there(engine: Engine, now: datetime) -> bool:
-    seen = downloads.of(engine.download)
+    # How long a pull takes nobody knows; what was downloaded before it says nothing of it.
+    seen = downloads.of(engine.download) if engine.state == State.FETCHING else None
     if seen is None or seen.eta_s is None:
         return now - engine.state_since < UNTOLD
     return seen.eta_s <= SOON_S

@@ -12,7 +12,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,8 @@ from engines.launchers.container_config import (
     cache_folder,
     container_config,
 )
-from engines.launchers.container_state import is_portals, is_this_engine, listed, observe
-from engines.launchers.docker_failures import by_id_missing, pull_failure, start_failure
+from engines.launchers.container_state import is_portals, is_this_engine, listed, nanoseconds, observe
+from engines.launchers.docker_failures import by_id_missing, missing, pull_failure, start_failure
 from engines.launchers.pulling import PullProgress
 
 logger = logging.getLogger(__name__)
@@ -66,15 +65,20 @@ class DockerLauncher:
         self._settings = settings
         self._clients: dict[int, APIClient] = {}
 
+    def lacks(self, image: str) -> bool:
+        with _translated(f"looking for the image {image}"):
+            try:
+                self._client().inspect_image(image)
+            except NotFound:
+                return True
+        return False
+
     def prepare(self, spec: LaunchSpec, progress: Callable[[str], None]) -> None:
         """Pulls the image if the daemon does not have it; `progress` hears of it at most once a second."""
-        with _translated(f"looking for the image {spec.image}"):
-            try:
-                self._client().inspect_image(spec.image)
-                return
-            except NotFound:
-                if spec.image.startswith("sha256:"):
-                    raise by_id_missing(spec.image) from None
+        if not self.lacks(spec.image):
+            return
+        if spec.image.startswith("sha256:"):
+            raise by_id_missing(spec.image)
         said, said_at = "", 0.0
         pulling = PullProgress(spec.image)
         for message in self._pull(spec.image):
@@ -83,6 +87,8 @@ class DockerLauncher:
             if line != said and now - said_at >= 1:
                 said, said_at = line, now
                 progress(line)
+        if self.lacks(spec.image):  # else who asks for it would be sent round and round
+            raise missing(spec.image, "it was pulled, and is not there")
 
     def start(self, spec: LaunchSpec) -> Observation:
         """A container of that name that has ended is not revived: it is reported as EXITED until `stop` removes it."""
@@ -130,7 +136,7 @@ class DockerLauncher:
         with contextlib.suppress(LauncherError, ValueError), _translated("reading a log"):
             container = self._own_container(name)
             line: bytes = self._client(LOOK_SECONDS).logs(container, tail=1, timestamps=True)
-            return _nanoseconds(line.split(b" ", 1)[0].decode()) if line else 0
+            return nanoseconds(line.split(b" ", 1)[0].decode()) if line else 0
         with contextlib.suppress(OSError):
             return self._kept_log(name).stat().st_size
         return 0
@@ -336,10 +342,3 @@ def _translated(doing: str, image: str | None = None) -> Iterator[None]:
 
 def _explanation(error: BaseException) -> str:
     return str(error.explanation if isinstance(error, APIError) and error.explanation else error)
-
-
-def _nanoseconds(timestamp: str) -> int:
-    """`2026-11-22T23:39:00.123456789Z` since the epoch. Raises ValueError."""
-    seconds, _, fraction = timestamp.rstrip("Z").partition(".")
-    whole = int(datetime.fromisoformat(seconds).replace(tzinfo=UTC).timestamp())
-    return whole * 10**9 + int(fraction.ljust(9, "0")[:9] or 0)

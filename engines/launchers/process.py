@@ -72,6 +72,9 @@ class ProcessLauncher:
         # vLLM's children find their log by its real path, and the child's directory is given to it as one.
         self._runtime_dir = Path(os.path.realpath(settings.runtime_dir))
 
+    def lacks(self, image: str) -> bool:
+        return False
+
     def prepare(self, spec: LaunchSpec, progress: Callable[[str], None]) -> None:
         """Nothing to fetch: vLLM is there, or StartFailed (vllm_missing) says that it is not."""
         self._command()

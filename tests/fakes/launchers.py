@@ -24,6 +24,8 @@ class FakeLauncher:
     """Where its engines listen. Port 9: nothing does."""
     containers: dict[str, Container] = field(default_factory=dict)
     kept_logs: dict[str, str] = field(default_factory=dict)
+    images: set[str] = field(default_factory=set)
+    """That need no `prepare`."""
     calls: list[str] = field(default_factory=list)
     before_prepare: Callable[[Callable[[str], None]], None] = lambda progress: None
     before_start: Callable[[LaunchSpec], None] = lambda spec: None
@@ -35,9 +37,13 @@ class FakeLauncher:
 
     # What a launcher does
 
+    def lacks(self, image: str) -> bool:
+        return image not in self.images
+
     def prepare(self, spec: LaunchSpec, progress: Callable[[str], None]) -> None:
         self.calls.append("prepare")
         self.before_prepare(progress)
+        self.images.add(spec.image)
 
     def start(self, spec: LaunchSpec) -> Observation:
         self.calls.append("start")

@@ -356,6 +356,7 @@ def registry() -> Iterator[Registry]:
 
 def test_an_image_that_is_there_is_not_pulled(rig: DockerRig) -> None:
     said: list[str] = []
+    assert not rig.launcher().lacks(rig.spec().image)
     rig.launcher().prepare(rig.spec(), said.append)
     assert said == []
 
@@ -363,7 +364,9 @@ def test_an_image_that_is_there_is_not_pulled(rig: DockerRig) -> None:
 def test_an_image_that_is_not_there_is_pulled_with_progress(rig: DockerRig, registry: Registry) -> None:
     said: list[str] = []
     image = f"{registry.address}/engine:1"
+    assert rig.launcher().lacks(image)
     rig.launcher().prepare(rig.spec(image=image), said.append)
+    assert not rig.launcher().lacks(image)
     assert docker("image", "inspect", "-f", "{{.RepoTags}}", image) == f"[{image}]"
     assert said
     assert all(line.startswith(f"pulling {image}") for line in said)

@@ -20,7 +20,7 @@ STEPS = {
         "ProcessLauncher._ask_to_end", "ProcessLauncher.poll",
     ],
     "engines.launchers.docker": [
-        "DockerLauncher.prepare", "DockerLauncher._create", "DockerLauncher._start", "DockerLauncher.start",
+        "DockerLauncher.lacks", "DockerLauncher._create", "DockerLauncher._start", "DockerLauncher.start",
         "DockerLauncher.stop", "DockerLauncher._keep_log", "DockerLauncher._remove",
     ],
     "engines.launchers.engine_directory": ["EngineDirectory.write_meta", "EngineDirectory.remove"],
