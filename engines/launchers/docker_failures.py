@@ -64,7 +64,7 @@ def pull_failure(message: str, image: str) -> StartFailed | None:
     """Why an image did not come."""
     if _NO_REGISTRY.search(message):
         return StartFailed(
-            "image_missing",
+            "registry_unreachable",
             f"the image {image} is not on this machine and its registry cannot be reached: {_short(message)}",
             f"Connect the machine, or bring the image by `docker load`; then `docker image inspect {image}` finds it.",
         )
