@@ -57,7 +57,9 @@ def reconcile(now: datetime) -> float:
     for engine in rows:
         if engine.state == State.STOPPING and not ending.pauses(engine, now):
             _run_apart("stop", ending.stop, engine.pk)
-    _launch([engine for engine in rows if engine.state in COMING_UP - {State.LOADING}])
+    fetched = [engine for engine in rows if engine.state == State.FETCHING and not engine.cause_code]
+    going = fetching.watch(fetched, now)
+    _launch([engine for engine in rows if engine.state in COMING_UP - {State.LOADING} and engine.pk not in going])
     for engine in rows:
         if engine.state in RESTING and (engine.slept_at is None or engine.state == State.WAKING):
             see_to_sleep(engine.pk)
