@@ -7,7 +7,7 @@ move fails, and nothing goes on.
 
 import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -52,6 +52,23 @@ def launch(engine_id: uuid.UUID) -> None:
         engine = _coming_up(engine_id) if mine else None
         while engine is not None and _step(engine):
             pass
+
+
+def needs_but_a_place(engines: Iterable[Engine]) -> list[Engine]:
+    """Those of them that are QUEUED, have nothing to be fetched before, and were not told what they wait for. A daemon
+    is asked once for each image."""
+    needy: dict[str, bool] = {}
+    found = []
+    for engine in engines:
+        if engine.state != State.QUEUED or engine.detail or engine.cause_code:
+            continue
+        if engine.adapters or _needs_to_fetch(engine):
+            continue
+        if engine.image not in needy:
+            needy[engine.image] = _needs_to_pull(engine)
+        if not needy[engine.image]:
+            found.append(engine)
+    return found
 
 
 def launch_spec(engine: Engine) -> LaunchSpec:

@@ -1,6 +1,7 @@
 """Who waits in line gets a place when it is its turn: GPUs, or slots of the CPU."""
 
 import uuid
+from collections.abc import Iterable
 from datetime import datetime
 
 from django.utils import timezone
@@ -23,13 +24,28 @@ def waits_its_turn(engine: Engine) -> bool:
     return engine.state == State.QUEUED and engine.detail == BEHIND[engine.on_cpu] and not engine.cause_code
 
 
+def tell(engines: Iterable[Engine]) -> list[Engine]:
+    """Those of them that others come before; they are QUEUED, need nothing but a place, and are told so in one write.
+    Two queries and one, for the CPU and for GPUs."""
+    found = []
+    for on_cpu in (False, True):
+        alike = [engine for engine in engines if engine.on_cpu is on_cpu]
+        turn = set(next_in_line(on_cpu)) if alike else set()
+        behind = [engine for engine in alike if engine.pk not in turn]
+        if behind:
+            rows = Engine.objects.filter(pk__in=[engine.pk for engine in behind], state=State.QUEUED)
+            rows.update(detail=BEHIND[on_cpu])
+        found += behind
+    return found
+
+
 def next_in_line(on_cpu: bool) -> list[uuid.UUID]:
     """Whose turn it is; where nothing is known that they could wait for, all. Two queries."""
     if on_cpu:
         usable = get_config().cpu_slots or 0
     else:
         usable = sum(not gpu.is_taken for gpu in Gpu.objects.filter(present=True))
-    return queueing.first(queueing.line(on_cpu, timezone.now()), usable)
+    return queueing.turn(on_cpu, timezone.now(), usable)
 
 
 def place(engine: Engine) -> bool:
@@ -91,4 +107,4 @@ def _too_few(engine: Engine, free: int, present: list[Gpu]) -> str:
 def _others_are_before(engine: Engine, usable: int) -> bool:
     """Nobody overtakes, else many small engines would keep a large one waiting for ever. One that needs more GPUs than
     other programs leave, or more slots than there are, holds up nobody."""
-    return engine.pk not in queueing.first(queueing.line(engine.on_cpu, timezone.now()), usable)
+    return engine.pk not in queueing.turn(engine.on_cpu, timezone.now(), usable)

@@ -16,6 +16,7 @@ from engines.placement import slices_to_be_free
 from engines.room import Room
 from engines.states import FETCHED, State
 
+HEAD = 10
 SOON_S = 180
 """Others wait for a download that still takes so long at most."""
 UNTOLD = timedelta(seconds=20)
@@ -51,11 +52,17 @@ def of(engines: Iterable[Engine], now: datetime) -> dict[UUID, Place]:
     return found
 
 
-def line(on_cpu: bool, now: datetime) -> list[Waiting]:
-    """All that wait, the next one first, with those whose download ends soon."""
+def turn(on_cpu: bool, now: datetime, usable: int) -> list[UUID]:
+    """`first` of the line, of which it mostly needs but the head: who asks may be one of hundreds that wait."""
+    head = line(on_cpu, now, HEAD)
+    return first(head if any(one.units <= usable for one in head) else line(on_cpu, now), usable)
+
+
+def line(on_cpu: bool, now: datetime, most: int | None = None) -> list[Waiting]:
+    """All that wait, or the first of them, the next one first, with those whose download ends soon."""
     rows = Engine.objects.in_line(on_cpu).only(
         "state", "state_since", "download", "tensor_parallel_size", "gpu_memory_utilization"
-    )
+    )[:most]
     return [
         Waiting(row.pk, row.tensor_parallel_size, 1 if on_cpu else row.gpu_slices, row.state in FETCHED)
         for row in rows

@@ -109,6 +109,8 @@ def _launch(engines: list[Engine]) -> None:
     """Each is waited for a moment, so that the oldest gets its GPUs first. Those in line behind others cost nothing:
     one is seen to when those before it have got their place, in the same round."""
     behind = {engine.pk: engine.on_cpu for engine in engines if placing.waits_its_turn(engine)}
+    new = launching.needs_but_a_place(engine for engine in engines if engine.pk not in behind)
+    behind |= {engine.pk: engine.on_cpu for engine in placing.tell(new)}
     for engine in engines:
         if engine.pk not in behind:
             _run_apart("launch", launching.launch, engine.pk).join(STEP_SECONDS)

@@ -81,7 +81,7 @@ class Launcher(Protocol):
     name: str
 
     def lacks(self, image: str) -> bool:
-        """Whether `prepare` has something to fetch for an engine of this image. Within 30 s. Raises LauncherError."""
+        """Whether `prepare` has something to fetch for an engine of this image. Within 5 s. Raises LauncherError."""
 
     def prepare(self, spec: LaunchSpec, progress: Callable[[str], None]) -> None:
         """Fetches what a start needs (docker: the image, if it is not there). `progress` gets short lines for

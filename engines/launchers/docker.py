@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 CALL_SECONDS = 30
 LOOK_SECONDS = 4
-"""For what must answer soon: poll, logs."""
+"""For what must answer soon: poll, logs, whether an image is there."""
 PROBE_SECONDS = 2
 KEPT_LOG_BYTES = 8 * 2**20
 TAIL_LINES = 2000
@@ -68,7 +68,7 @@ class DockerLauncher:
     def lacks(self, image: str) -> bool:
         with _translated(f"looking for the image {image}"):
             try:
-                self._client().inspect_image(image)
+                self._client(LOOK_SECONDS).inspect_image(image)
             except NotFound:
                 return True
         return False
