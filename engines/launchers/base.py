@@ -104,5 +104,9 @@ class Launcher(Protocol):
         """Ends the engine: SIGTERM, SIGKILL after grace_s, and removes what is left of it but its log.
         Returns when it is dead. Gone already is success. Raises LauncherError when it may still live."""
 
+    def empty(self, folder: str, image: str) -> None:
+        """Removes what engines of this image wrote into a folder of this machine, whoever's it is by now. The folder
+        itself may stay. Within some minutes. Raises LauncherError; without one something may be left all the same."""
+
     def list(self) -> "list[Listed]":
         """All engines of this portal that the launcher holds something of. Raises LauncherError."""

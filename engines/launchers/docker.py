@@ -27,8 +27,9 @@ from engines.launchers.base import LaunchSpec, Listed, Observation, Status
 from engines.launchers.container_config import (
     LABEL_PORTAL,
     DockerSettings,
-    cache_folder,
     container_config,
+    emptying,
+    make_cache_folder,
 )
 from engines.launchers.container_state import is_portals, is_this_engine, listed, nanoseconds, observe
 from engines.launchers.docker_failures import by_id_missing, missing, pull_failure, start_failure
@@ -39,7 +40,7 @@ logger = logging.getLogger(__name__)
 CALL_SECONDS = 30
 LOOK_SECONDS = 4
 """For what must answer soon: poll, logs, whether an image is there."""
-PROBE_SECONDS = 2
+PROBE_SECONDS, EMPTY_SECONDS = 2, 300
 KEPT_LOG_BYTES = 8 * 2**20
 TAIL_LINES = 2000
 CREATE_SECONDS = 20
@@ -92,7 +93,7 @@ class DockerLauncher:
 
     def start(self, spec: LaunchSpec) -> Observation:
         """A container of that name that has ended is not revived: it is reported as EXITED until `stop` removes it."""
-        self._make_cache_folder()
+        make_cache_folder(self._settings)
         deadline = time.monotonic() + CREATE_SECONDS
         while time.monotonic() < deadline:
             self._create(spec)
@@ -151,6 +152,15 @@ class DockerLauncher:
                 self._client().stop(container, timeout=grace_s)
                 self._keep_log(name, container)
             self._remove(container)
+
+    def empty(self, folder: str, image: str) -> None:
+        body = emptying(folder, image, self._mounted())
+        with _translated(f"emptying {folder}", image):
+            container = self._client().create_container_from_config(body)["Id"]
+            with contextlib.suppress(NotFound), contextlib.ExitStack() as end:  # it removes itself
+                end.callback(self._remove, container)
+                self._client().start(container)
+                self._client(EMPTY_SECONDS).wait(container)
 
     def list(self) -> "list[Listed]":
         wanted = {"label": f"{LABEL_PORTAL}={self._settings.portal_id}"}
@@ -222,13 +232,6 @@ class DockerLauncher:
                 "An admin names in docker_volumes what `docker volume ls` names, of the driver `local`.",
             )
         return str(found["Mountpoint"])
-
-    def _make_cache_folder(self) -> None:
-        """As the portal's user, else Docker makes it as root. A portal that cannot leaves it to Docker."""
-        folder = cache_folder(self._settings.hf_cache)
-        if folder is not None:
-            with contextlib.suppress(OSError):
-                (folder / "hub").mkdir(parents=True, exist_ok=True)
 
     def _pull(self, image: str) -> Iterator[dict[str, Any]]:
         """The daemon's messages until the image is there. Raises StartFailed or LauncherError.

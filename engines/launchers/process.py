@@ -146,6 +146,9 @@ class ProcessLauncher:
                     asked = True
                 time.sleep(LOOK_SECONDS)
 
+    def empty(self, folder: str, image: str) -> None:
+        """Its engines run as the portal's own user, who can do so without it."""
+
     def list(self) -> "list[Listed]":
         with _translated("listing engines"):
             if not self._runtime_dir.is_dir():

@@ -30,6 +30,7 @@ class FakeLauncher:
     before_prepare: Callable[[Callable[[str], None]], None] = lambda progress: None
     before_start: Callable[[LaunchSpec], None] = lambda spec: None
     before_stop: Callable[[str], None] = lambda name: None
+    before_empty: Callable[[str], None] = lambda folder: None
     unknown: bool = False
     started: int = 0
     """How many containers were really made."""
@@ -77,6 +78,10 @@ class FakeLauncher:
         with self._lock:
             if container := self.containers.pop(name, None):
                 self.kept_logs[name] = container.log
+
+    def empty(self, folder: str, image: str) -> None:
+        self.calls.append(f"empty by {image}")
+        self.before_empty(folder)
 
     def list(self) -> "list[Listed]":
         return [

@@ -411,6 +411,26 @@ def test_a_pull_that_hangs_ends_in_time(rig: DockerRig, registry: Registry) -> N
     assert time.monotonic() - began < 5
 
 
+def test_what_containers_wrote_as_root_is_removed_by_one_and_nothing_else(rig: DockerRig) -> None:
+    precious, folder = rig.folder / "precious", rig.folder / "compiled"
+    (folder / "closed" / "deep").mkdir(parents=True)
+    precious.mkdir()
+    (precious / "file").write_text("mine")
+    (folder / "closed" / "deep" / "graph").write_text("compiled")
+    (folder / "link").symlink_to(precious)
+    (folder / "closed").chmod(0o500)
+    for path in (folder, folder / "closed", folder / "closed" / "deep"):
+        os.chown(path, 54321, 54321)  # whoever an image runs as
+    before = docker("ps", "-aq")
+    rig.launcher().empty(str(folder), rig.image)
+    rig.launcher().empty(str(folder), rig.image)
+    assert list(folder.iterdir()) == []
+    assert (precious / "file").read_text() == "mine"
+    assert docker("ps", "-aq") == before
+    with pytest.raises(StartFailed):
+        rig.launcher().empty(str(folder), "vllm-portal-test-absent:1")
+
+
 def test_a_start_without_the_image_says_that_it_is_missing(rig: DockerRig) -> None:
     with pytest.raises(StartFailed) as caught:
         rig.launcher().start(rig.spec(image="vllm-portal-test-absent:1"))
