@@ -24,6 +24,7 @@ STEPS = {
         "DockerLauncher.stop", "DockerLauncher._keep_log", "DockerLauncher._remove",
     ],
     "engines.launchers.engine_directory": ["EngineDirectory.write_meta", "EngineDirectory.remove"],
+    "engines.draining": ["again_in_s"],
     "engines.ending": ["finish_failing", "_end"],
     "engines.checking": ["_became_ready"],
     "engines.sleeping": ["_fall_asleep", "_wake_up"],
