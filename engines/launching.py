@@ -7,6 +7,7 @@ move fails, and nothing goes on.
 
 import logging
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Any
@@ -41,6 +42,9 @@ from vllm_portal.secret_keys import portal_id
 logger = logging.getLogger(__name__)
 
 
+PULLED_BY_ANOTHER = "its image is being pulled for another engine"
+
+
 class _Overtaken(Exception):
     """The engine is not to come up any more; thrown through a launcher that pulls."""
 
@@ -65,10 +69,21 @@ def needs_but_a_place(engines: Iterable[Engine]) -> list[Engine]:
         if engine.adapters or _needs_to_fetch(engine):
             continue
         if engine.image not in needy:
-            needy[engine.image] = _needs_to_pull(engine)
+            needy[engine.image] = _needs_to_pull(engine, unknown=False)
         if not needy[engine.image]:
             found.append(engine)
     return found
+
+
+def pulled_by_another(engines: Iterable[Engine]) -> set[uuid.UUID]:
+    """Those of them that have been told so, and the image has not come yet. A daemon is asked once for each image."""
+    waiting: defaultdict[str, list[Engine]] = defaultdict(list)
+    for engine in engines:
+        if engine.state == State.PULLING and engine.detail == PULLED_BY_ANOTHER and not engine.cause_code:
+            waiting[engine.image].append(engine)
+    # The first of them goes on all the same: whoever pulled may have given up.
+    many = [alike[1:] for alike in waiting.values() if len(alike) > 1 and _needs_to_pull(alike[0], unknown=True)]
+    return {engine.pk for alike in many for engine in alike if not _is_late(engine)}
 
 
 def launch_spec(engine: Engine) -> LaunchSpec:
@@ -129,7 +144,7 @@ def _step(engine: Engine) -> bool:
     if step is None:
         return False
     # A download goes on without anybody who looks, so it is looked at before it is judged.
-    if engine.state != State.FETCHING and engine.deadline_at and timezone.now() > engine.deadline_at:
+    if engine.state != State.FETCHING and _is_late(engine):
         restarting.fail(engine, timezone.now(), _too_late(engine))
         return False
     return step(engine)
@@ -146,7 +161,8 @@ def _fetch_or_place(engine: Engine) -> bool:
         logger.warning("the adapters of engine %s are not asked for: %s", engine.name, error)
     if _needs_to_fetch(engine):
         return _begin_fetching(engine)
-    return _begin_pulling(engine) if _needs_to_pull(engine) else placing.place(engine)
+    # A daemon that is away is asked again at the place, until a deadline; who waits in line waits on.
+    return _begin_pulling(engine) if _needs_to_pull(engine, unknown=False) else placing.place(engine)
 
 
 def _needs_to_fetch(engine: Engine) -> bool:
@@ -154,13 +170,13 @@ def _needs_to_fetch(engine: Engine) -> bool:
     return engine.download is None and fetching.has_some(engine)
 
 
-def _needs_to_pull(engine: Engine) -> bool:
-    """A daemon that does not tell is asked for the image until `pull_timeout_seconds` are over."""
+def _needs_to_pull(engine: Engine, unknown: bool) -> bool:
+    """`unknown`: what counts where the daemon does not tell."""
     try:
         return engine.launcher == "docker" and choice.launcher(engine.launcher).lacks(engine.image)
     except OperatorError as error:
         logger.warning("whether the image of engine %s is there is unknown: %s", engine.name, error)
-        return True
+        return unknown
 
 
 def _begin_fetching(engine: Engine, **columns: Any) -> bool:
@@ -185,7 +201,7 @@ def _leave_placed(engine: Engine) -> bool:
     """What it needs was there a moment ago, or in the generation before."""
     # From here on what is started does not depend on settings that may change before it runs.
     columns = {"sleep_level": sleeping.level_for(engine), "slept_at": None}
-    if _needs_to_pull(engine):
+    if _needs_to_pull(engine, unknown=True):
         return _begin_pulling(engine, **columns)
     return _begin_fetching(engine, **columns) if _needs_to_fetch(engine) else _begin_starting(engine, **columns)
 
@@ -195,7 +211,7 @@ def _pull(engine: Engine) -> bool:
     with turn(f"pull:{engine.image}") as mine:
         if mine:
             return _pull_alone(engine)
-    lifecycle.progress(engine, timezone.now(), "its image is being pulled for another engine")
+    lifecycle.progress(engine, timezone.now(), PULLED_BY_ANOTHER)
     return False
 
 
@@ -282,6 +298,10 @@ def _note(engine: Engine, error: OperatorError) -> None:
 
 def _diagnosis(error: StartFailed) -> Diagnosis:
     return Diagnosis(error.code, one_line(str(error)), one_line(error.advice))
+
+
+def _is_late(engine: Engine) -> bool:
+    return engine.deadline_at is not None and timezone.now() > engine.deadline_at
 
 
 def _too_late(engine: Engine) -> Diagnosis:

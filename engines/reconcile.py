@@ -111,8 +111,9 @@ def _launch(engines: list[Engine]) -> None:
     behind = {engine.pk: engine.on_cpu for engine in engines if placing.waits_its_turn(engine)}
     new = launching.needs_but_a_place(engine for engine in engines if engine.pk not in behind)
     behind |= {engine.pk: engine.on_cpu for engine in placing.tell(new)}
+    waits = behind.keys() | launching.pulled_by_another(engines)
     for engine in engines:
-        if engine.pk not in behind:
+        if engine.pk not in waits:
             _run_apart("launch", launching.launch, engine.pk).join(STEP_SECONDS)
     for on_cpu in set(behind.values()):
         while turn := [pk for pk in placing.next_in_line(on_cpu) if behind.pop(pk, None) is not None]:

@@ -37,6 +37,13 @@ def launched(engine):
     return engine.state
 
 
+def join_others(engine):
+    """Launches that go on, but for this engine's."""
+    for (_, engine_id), thread in list(reconcile._apart.items()):
+        if engine_id != engine.pk:
+            thread.join(20)
+
+
 def ways(engine):
     return [event.new_state for event in engine.events.all()]
 
@@ -116,6 +123,22 @@ def test_one_image_is_pulled_once_however_many_wait_for_it(fake, wanted, gpu):
     assert launched(first) == State.LOADING
 
 
+def test_who_waits_for_it_costs_a_round_nothing(fake, wanted, gpu, monkeypatch):
+    first, *others = (wanted() for _ in range(50))
+    with pull_that_lasts(fake, first):
+        reconcile.reconcile(timezone.now())
+        join_others(first)
+        assert {launched(engine) for engine in others} == {State.PULLING}
+        began = []
+        with monkeypatch.context() as here:
+            here.setattr(launching, "launch", began.append)
+            reconcile.reconcile(timezone.now())
+        assert began == [others[0].pk], "in case that whoever pulls has given up"
+    reconcile.reconcile(timezone.now())
+    join_apart()
+    assert set(Engine.objects.values_list("state", flat=True)) == {State.LOADING, State.QUEUED}
+
+
 def test_one_that_cannot_be_had_fails_and_has_held_nothing(fake, wanted, gpu):
     fake.before_prepare = raising(StartFailed("image_missing", "There is no such image.", "Correct docker_image."))
     engine = wanted()
@@ -126,12 +149,14 @@ def test_one_that_cannot_be_had_fails_and_has_held_nothing(fake, wanted, gpu):
 def test_where_the_daemon_is_away_it_is_tried_until_the_deadline(fake, wanted, gpu, long_ago):
     fake.lacks = raising(LauncherError("no daemon"))
     fake.before_prepare = raising(LauncherError("no daemon"))
-    engine = wanted()
-    assert launched(engine) == State.PULLING
-    assert (engine.detail, engine.deadline_at is not None) == ("tries again: no daemon", True)
-    Engine.objects.update(deadline_at=long_ago)
-    assert launched(engine) == State.FAILED
-    assert "pull_timeout_seconds" in engine.cause
+    first, second = wanted(), wanted()
+    assert launched(first) == State.PULLING
+    assert (first.detail, first.deadline_at is not None) == ("tries again: no daemon", True)
+    assert launched(second) == State.QUEUED, "it waits for no daemon, but in line"
+    assert ways(first) == ["QUEUED", "PLACED", "PULLING"]
+    Engine.objects.filter(pk=first.pk).update(deadline_at=long_ago)
+    assert launched(first) == State.FAILED
+    assert "pull_timeout_seconds" in first.cause
 
 
 def test_a_stop_ends_the_wait(fake, wanted, gpu, state_of):
