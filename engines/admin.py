@@ -95,11 +95,11 @@ class EngineAdmin(options_admin.OptionsShown, ReadOnly, Table):
                 self.log_change(request, engine, f"started again as {new}")
                 self.message_user(request, f"{engine} is started again as {new}.")
 
-    @admin.action(description="Stop", permissions=["view"])
+    @admin.action(description="Stop (a second time: at once)", permissions=["view"])
     def stop(self, request: HttpRequest, queryset: QuerySet[Engine]) -> None:
         running = [engine for engine in queryset if engine.state not in FINAL]
         for engine in running:
-            terminating.request_terminate(engine, request.user)
+            terminating.press(engine, request.user)
             self.log_change(request, engine, "stopped")
         self.message_user(request, f"Asked {counted(len(running), 'engine')} to stop.")
 

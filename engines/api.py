@@ -104,7 +104,8 @@ class StartView(APIView):
 
 
 class TerminateView(APIView):
-    """Ends an engine and waits for its end. One that has ended already is no error."""
+    """Ends an engine and waits for its end. It gets no more requests, and what it answers may end first, for
+    `stop_drain_seconds` of the settings at most, unless `now` is true. One that has ended already is no error."""
 
     @extend_schema(
         request=TerminateSerializer,
@@ -124,7 +125,7 @@ class TerminateView(APIView):
         form.is_valid(raise_exception=True)
         container, name = form.validated_data["container_id"], form.validated_data["engine_name"] or ""
         engine = terminating.find(request.user, container, name)
-        terminating.request_terminate(engine, request.user)
+        terminating.request_terminate(engine, request.user, form.validated_data["now"])
         ended = wait_for(engine.pk, FINAL, get_config().stop_wait_seconds)
         if ended is not None and ended.state not in FINAL:
             return Response({"status": "terminating", "container_id": container}, status=status.HTTP_202_ACCEPTED)

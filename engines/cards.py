@@ -29,8 +29,8 @@ _STARTS = 200
 
 PHASES = (
     ("downloading the model", {State.FETCHING}),
-    ("waiting", {State.QUEUED, State.PLACED}),
     ("fetching", {State.PULLING}),
+    ("waiting", {State.QUEUED, State.PLACED}),
     ("starting", {State.STARTING}),
     ("loading", {State.LOADING}),
 )

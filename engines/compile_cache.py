@@ -3,21 +3,21 @@
     <data_dir>/compile-cache/<owner's id>/<launcher, image and device, hashed>
 
 It is code, which the next engine loads and runs. So it is kept for each owner apart: else a model of one user could run
-in the engines of another. Folders of engines that run, or come up, stay, and so do files of root's, as containers write
-them, where the portal runs as another user.
+in the engines of another. Folders of engines that run, or come up, stay. Containers write as root: theirs stay, too,
+of a portal that runs as another user, where the daemon has no image of an engine any more that could do it (`removal`).
 """
 
 import hashlib
 import logging
 import os
 import secrets
-import shutil
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
 from accounts.models import User
+from engines import removal
 from engines.launchers import choice
 from engines.models import Engine
 from vllm_portal.config import get_config
@@ -57,8 +57,8 @@ def make(engine: Engine) -> None:
 def delete_old(now: datetime) -> int:
     """How many went: what is too old, too much, or of nobody any more. Two at once share the work."""
     config, deleted = get_config(), 0
-    for left in _root().glob(".removed-*"):  # by processes that died
-        shutil.rmtree(left, ignore_errors=True)
+    for left in _root().glob(".removed-*"):  # by processes that died, or by none that could
+        removal.remove(left)
     kept = sorted(_listed(), key=lambda one: one.used_at)
     total = sum(one.size_bytes for one in kept)
     used = {_path(engine) for engine in Engine.objects.awake()}
@@ -108,8 +108,7 @@ def _sizes(path: Path) -> Iterator[int]:
 
 def _delete(path: Path) -> bool:
     """Aside first, which is one step: an engine that begins meanwhile gets a new folder."""
-    folders = [path, *(Path(folder, name) for folder, below, _ in os.walk(path) for name in below)]
-    if not all(os.access(folder, os.W_OK | os.X_OK) for folder in folders if not folder.is_symlink()):
+    if not removal.may_remove(path):
         logger.warning("the portal may not delete what engines compiled, who write it as root; as root: rm -r %s", path)
         return False
     aside = _root() / f".removed-{secrets.token_hex(8)}"
@@ -118,5 +117,4 @@ def _delete(path: Path) -> bool:
     except OSError as error:
         logger.warning("the compile cache %s stays: %s", path, error.strerror)
         return False
-    shutil.rmtree(aside, ignore_errors=True)
-    return True
+    return removal.remove(aside)

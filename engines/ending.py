@@ -13,10 +13,9 @@ from functools import partial
 from django.db import transaction
 from django.utils import timezone
 
-from engines import engine_logs, health, hints, lifecycle, retrying, terms
+from engines import draining, engine_logs, hints, lifecycle, retrying, terms
 from engines.diagnosis import Diagnosis
 from engines.launchers import choice
-from engines.launchers.base import Status
 from engines.models import Engine
 from engines.states import ACTIVE, AWAKE, Desired, State
 from engines.turns import turn
@@ -25,10 +24,9 @@ from vllm_portal.errors import OperatorError
 
 logger = logging.getLogger(__name__)
 
-DRAIN = timedelta(seconds=60)
-"""What an engine works on may take so long when the portal stops it by itself; whoever stops one by hand means it."""
-KNOWN = timedelta(seconds=5)
-"""By then each process of the data plane has read that the engine is out of routing, whatever it missed."""
+HEARD, KNOWN = timedelta(seconds=1), timedelta(seconds=5)
+"""By then each process of the data plane has been told that the engine is out of routing; has read it, whatever it
+missed. Who stops one by hand does not wait for the second."""
 PAUSES_S = (0, 0, 10, 30, 60, 120)
 """Before a fresh start, by how many deaths in a row: what killed it may need time to go away."""
 TURN_SECONDS = 5.0
@@ -36,17 +34,26 @@ TURN_SECONDS = 5.0
 LOG_BYTES = 200_000
 
 
-def stop(engine_id: uuid.UUID) -> None:
-    """Ends an engine that is STOPPING: for good, to sleep, or to start afresh. Others are left alone. Never raises
+def stop(engine_id: uuid.UUID) -> float | None:
+    """Ends an engine that is STOPPING: for good, to sleep, or to start afresh. Others are left alone. Returns in how
+    many seconds another try pays, where it lets its answers end; None: the reconciler's rhythm will do. Never raises
     LauncherError: the reconciler comes back."""
     with turn(container_turn(engine_id), TURN_SECONDS) as mine:
         engine = Engine.objects.filter(pk=engine_id, state=State.STOPPING).first() if mine else None
-        if engine is None or _drains(engine, timezone.now()) or not _end(engine):
-            return
-        if engine.desired == Desired.RUN:
-            _start_afresh(engine, timezone.now())
-        elif engine.desired != Desired.SLEEP or not lifecycle.asleep(engine, timezone.now()):
-            lifecycle.stopped(engine, timezone.now())
+        if engine is None:
+            return None
+        known = KNOWN if engine.cause_code in terms.CODES else HEARD
+        again_in_s = draining.again_in_s(engine, timezone.now(), known)
+        if again_in_s is None and _end(engine):
+            _ended(engine)
+        return again_in_s
+
+
+def _ended(engine: Engine) -> None:
+    if engine.desired == Desired.RUN:
+        _start_afresh(engine, timezone.now())
+    elif engine.desired != Desired.SLEEP or not lifecycle.asleep(engine, timezone.now()):
+        lifecycle.stopped(engine, timezone.now())
 
 
 def start_afresh(engine: Engine, now: datetime, why: str, **columns: int) -> bool:
@@ -107,18 +114,6 @@ def container_turn(engine_id: uuid.UUID) -> str:
     return f"container:{engine_id}"
 
 
-def _drains(engine: Engine, now: datetime) -> bool:
-    """It still works for somebody whose request came before it left the routes, or such a request may still come. One
-    that does not tell may be too busy to."""
-    if engine.cause_code not in terms.CODES or not engine.port:
-        return False
-    since = now - engine.state_since
-    if not KNOWN <= since <= DRAIN:
-        return since < KNOWN
-    told = health.told(engine.host, engine.port)
-    return told.running + told.waiting > 0 if told else _runs(engine)
-
-
 def _start_afresh(engine: Engine, now: datetime) -> None:
     """Where it cannot be now, the reconciler comes back, and sees what is desired by then."""
     if pauses(engine, now):
@@ -126,14 +121,6 @@ def _start_afresh(engine: Engine, now: datetime) -> None:
     with transaction.atomic():
         if lifecycle.start_afresh(engine, now):
             transaction.on_commit(partial(hints.launch, engine.pk))
-
-
-def _runs(engine: Engine) -> bool:
-    try:
-        seen = choice.launcher(engine.launcher).poll(engine.container_name)
-    except OperatorError:
-        return True
-    return seen.status not in (Status.EXITED, Status.GONE)
 
 
 def _end(engine: Engine) -> bool:

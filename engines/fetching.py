@@ -6,8 +6,10 @@ any. Two engines of the same commit look at the same one.
 """
 
 import logging
-from datetime import datetime
+from collections.abc import Iterable
+from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 
 from engines import adapters, hub_cache, lifecycle, model_cache
 from engines.causes import hub as causes
@@ -46,6 +48,23 @@ def look(engine: Engine, now: datetime) -> Diagnosis | bool:
         if seen is not True:
             return seen
     return True
+
+
+def watch(engines: Iterable[Engine], now: datetime) -> set[UUID]:
+    """Those that are FETCHING and whose download goes on by itself: how far it is is told, of all in one query, and
+    there is nothing else to do for them. `look` sees to the others."""
+    going = []
+    for engine in engines:
+        try:
+            part = next((part for part in parts(engine) if not part.is_whole), None)
+            if part is not None and part.download.is_locked():
+                _tell(engine, part, now)
+                if not _is_late(engine, now):
+                    going.append(engine)
+        except OSError as error:
+            logger.warning("the download of %s cannot be looked at: %s", engine.name, error.strerror)
+    lifecycle.downloading(going)
+    return {engine.pk for engine in going}
 
 
 def _look(engine: Engine, part: Part, now: datetime) -> Diagnosis | bool:
@@ -127,24 +146,33 @@ def _known(engine: Engine, part: Part) -> dict[str, Any]:
 
 
 def _goes_on(engine: Engine, part: Part, now: datetime) -> Diagnosis | bool:
-    """What it tells is shown, and bytes that came move the deadline."""
+    seen = _tell(engine, part, now)
+    lifecycle.downloading([engine])
+    return _stalled(part, seen) if _is_late(engine, now) else False
+
+
+def _is_late(engine: Engine, now: datetime) -> bool:
+    return engine.deadline_at is not None and now > engine.deadline_at
+
+
+def _tell(engine: Engine, part: Part, now: datetime) -> Fetching:
+    """What it tells is to be shown, and bytes that came move the deadline; nothing is written yet."""
     before = _known(engine, part)
     progress, alive = part.download.progress(), part.download.is_locked()
     seen = fetching(progress, alive)
     most = before.get("most", 0)
     grew = progress.done > most
-    kept = seen._asdict() | {
+    engine.download = seen._asdict() | {
         "part": part.name,
         "most": max(most, progress.done),  # a file that has to come once more is no progress
         "begun": 1 if grew else before.get("begun", 0),
         "first": {part.name: progress.done, **before["first"]},
         "since": before["since"] or now.timestamp(),
     }
-    detail = f"{part.told}: {seen.told}" if part.told else seen.told
-    lifecycle.downloading(engine, now, kept, detail, grew)
-    if engine.deadline_at and now > engine.deadline_at:
-        return _stalled(part, seen)
-    return False
+    engine.detail = (f"{part.told}: {seen.told}" if part.told else seen.told)[:300]
+    if grew:
+        engine.deadline_at = now + timedelta(seconds=get_config().download_stall_seconds)
+    return seen
 
 
 def _ended(engine: Engine, part: Part, outcome: Outcome) -> Diagnosis | bool:

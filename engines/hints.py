@@ -16,8 +16,9 @@ def launch(engine_id: uuid.UUID) -> None:
     send("engines.tasks.launch_engine", engine_id)
 
 
-def stop(engine_id: uuid.UUID) -> None:
-    send("engines.tasks.stop_engine", engine_id)
+def stop(engine_id: uuid.UUID, in_s: float = 0.0) -> None:
+    """`in_s`: seconds until then."""
+    send("engines.tasks.stop_engine", engine_id, in_s)
 
 
 def sleep(engine_id: uuid.UUID, in_s: float = 0.0) -> None:

@@ -1,4 +1,4 @@
-"""How engines come up: QUEUED -> FETCHING (of the hub) -> QUEUED -> PLACED -> PULLING (docker) -> STARTING -> LOADING.
+"""How engines come up: QUEUED -> FETCHING (of the hub), PULLING (docker) -> QUEUED -> PLACED -> STARTING -> LOADING.
 
 Each step looks at the row, does one thing that can be repeated, and moves the row by compare-and-swap. So a step that
 was cut short by a `kill -9` is done again by whoever comes next, and a stop that arrives at any moment wins: the next
@@ -7,7 +7,8 @@ move fails, and nothing goes on.
 
 import logging
 import uuid
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -21,17 +22,15 @@ from engines import (
     fetching,
     hints,
     lifecycle,
-    queueing,
+    placing,
     restarting,
-    room,
     sleeping,
 )
 from engines.diagnosis import Diagnosis, diagnose, one_line
 from engines.errors import StartFailed
 from engines.launchers import choice
 from engines.launchers.base import LaunchSpec, Observation, Status
-from engines.models import Engine, Gpu
-from engines.placement import SLICES, choose
+from engines.models import Engine
 from engines.states import COMING_UP, Desired, State
 from engines.turns import turn
 from engines.vllm_command import EngineOptions, HostOptions, build_argv, build_env
@@ -42,11 +41,8 @@ from vllm_portal.secret_keys import portal_id
 
 logger = logging.getLogger(__name__)
 
-BEHIND = {
-    True: "waiting for slots, behind engines that come first",
-    False: "waiting for GPUs, behind engines that come first",
-}
-"""`detail` by whether it waits for the CPU: it has what it needs, and others come before it."""
+
+PULLED_BY_ANOTHER = "its image is being pulled for another engine"
 
 
 class _Overtaken(Exception):
@@ -62,18 +58,32 @@ def launch(engine_id: uuid.UUID) -> None:
             pass
 
 
-def waits_its_turn(engine: Engine) -> bool:
-    """It has been told so, and there is nothing else to do for it before `next_in_line` names it."""
-    return engine.state == State.QUEUED and engine.detail == BEHIND[engine.on_cpu] and not engine.cause_code
+def needs_but_a_place(engines: Iterable[Engine]) -> list[Engine]:
+    """Those of them that are QUEUED, have nothing to be fetched before, and were not told what they wait for. A daemon
+    is asked once for each image."""
+    needy: dict[str, bool] = {}
+    found = []
+    for engine in engines:
+        if engine.state != State.QUEUED or engine.detail or engine.cause_code:
+            continue
+        if engine.adapters or _needs_to_fetch(engine):
+            continue
+        if engine.image not in needy:
+            needy[engine.image] = _needs_to_pull(engine, unknown=False)
+        if not needy[engine.image]:
+            found.append(engine)
+    return found
 
 
-def next_in_line(on_cpu: bool) -> list[uuid.UUID]:
-    """Whose turn it is; where nothing is known that they could wait for, all. Two queries."""
-    if on_cpu:
-        usable = get_config().cpu_slots or 0
-    else:
-        usable = sum(not gpu.is_taken for gpu in Gpu.objects.filter(present=True))
-    return queueing.first(queueing.line(on_cpu, timezone.now()), usable)
+def pulled_by_another(engines: Iterable[Engine]) -> set[uuid.UUID]:
+    """Those of them that have been told so, and the image has not come yet. A daemon is asked once for each image."""
+    waiting: defaultdict[str, list[Engine]] = defaultdict(list)
+    for engine in engines:
+        if engine.state == State.PULLING and engine.detail == PULLED_BY_ANOTHER and not engine.cause_code:
+            waiting[engine.image].append(engine)
+    # The first of them goes on all the same: whoever pulled may have given up.
+    many = [alike[1:] for alike in waiting.values() if len(alike) > 1 and _needs_to_pull(alike[0], unknown=True)]
+    return {engine.pk for alike in many for engine in alike if not _is_late(engine)}
 
 
 def launch_spec(engine: Engine) -> LaunchSpec:
@@ -134,7 +144,7 @@ def _step(engine: Engine) -> bool:
     if step is None:
         return False
     # A download goes on without anybody who looks, so it is looked at before it is judged.
-    if engine.state != State.FETCHING and engine.deadline_at and timezone.now() > engine.deadline_at:
+    if engine.state != State.FETCHING and _is_late(engine):
         restarting.fail(engine, timezone.now(), _too_late(engine))
         return False
     return step(engine)
@@ -149,11 +159,10 @@ def _fetch_or_place(engine: Engine) -> bool:
         return False
     except OperatorError as error:
         logger.warning("the adapters of engine %s are not asked for: %s", engine.name, error)
-    now = timezone.now()
-    if not _needs_to_fetch(engine):
-        return _place(engine)
-    deadline = _in(now, get_config().download_stall_seconds)
-    return lifecycle.move(engine, State.QUEUED, State.FETCHING, now, deadline_at=deadline)
+    if _needs_to_fetch(engine):
+        return _begin_fetching(engine)
+    # A daemon that is away is asked again at the place, until a deadline; who waits in line waits on.
+    return _begin_pulling(engine) if _needs_to_pull(engine, unknown=False) else placing.place(engine)
 
 
 def _needs_to_fetch(engine: Engine) -> bool:
@@ -161,88 +170,52 @@ def _needs_to_fetch(engine: Engine) -> bool:
     return engine.download is None and fetching.has_some(engine)
 
 
-def _place(engine: Engine) -> bool:
-    """Leases GPUs where the engine needs some and the machine's are known, or slots where the CPU's are bounded."""
-    return _place_on_cpu(engine, timezone.now()) if engine.on_cpu else _place_on_gpus(engine, timezone.now())
+def _needs_to_pull(engine: Engine, unknown: bool) -> bool:
+    """`unknown`: what counts where the daemon does not tell."""
+    try:
+        return engine.launcher == "docker" and choice.launcher(engine.launcher).lacks(engine.image)
+    except OperatorError as error:
+        logger.warning("whether the image of engine %s is there is unknown: %s", engine.name, error)
+        return unknown
 
 
-def _place_on_cpu(engine: Engine, now: datetime) -> bool:
-    slots = get_config().cpu_slots
-    if slots is None:
-        return lifecycle.place(engine, [], now)
-    if _others_are_before(engine, slots):
-        lifecycle.progress(engine, now, BEHIND[True])
-        return False
-    free, wanted = room.free_slots(), engine.tensor_parallel_size
-    if len(free) < wanted:
-        detail = f"waiting for {wanted} free slot{'s' * (wanted > 1)} ({len(free)} of {slots} are free)"
-        lifecycle.progress(engine, now, detail)
-        return False
-    return lifecycle.place(engine, [], now, free[:wanted])
+def _begin_fetching(engine: Engine, **columns: Any) -> bool:
+    now = timezone.now()
+    columns["deadline_at"] = _in(now, get_config().download_stall_seconds)
+    return lifecycle.move(engine, State(engine.state), State.FETCHING, now, **columns)
 
 
-def _place_on_gpus(engine: Engine, now: datetime) -> bool:
-    present = list(Gpu.objects.filter(present=True).prefetch_related("leases__engine"))
-    if not present and not Gpu.objects.exists():
-        return lifecycle.place(engine, [], now)  # whoever starts containers sees the GPUs, and this machine does not
-    if not present:
-        lifecycle.progress(engine, now, "waiting for the GPUs, which are not seen now: their driver does not answer")
-        return False
-    usable = [gpu for gpu in present if not gpu.is_taken]
-    if _others_are_before(engine, len(usable)):
-        lifecycle.progress(engine, now, BEHIND[False])
-        return False
-    roomy = [gpu for gpu in usable if gpu.free_slices >= engine.gpu_slices]
-    free = [gpu for gpu in roomy if not gpu.coming_up]
-    chosen = choose(usable, free, engine.tensor_parallel_size)
-    if chosen is not None:
-        return lifecycle.place(engine, chosen, now)
-    if choose(usable, roomy, engine.tensor_parallel_size) is not None:
-        names = sorted({name for gpu in roomy for name in gpu.coming_up})
-        detail = f"waiting until {' or '.join(names[:3])} has come up on the same GPU, whose memory it measures"
-    else:
-        detail = _too_few(engine, len(roomy), present)
-    lifecycle.progress(engine, now, detail)
-    return False
+def _begin_pulling(engine: Engine, **columns: Any) -> bool:
+    now = timezone.now()
+    columns["deadline_at"] = _in(now, get_config().pull_timeout_seconds)
+    return lifecycle.move(engine, State(engine.state), State.PULLING, now, **columns)
 
 
-def _too_few(engine: Engine, free: int, present: list[Gpu]) -> str:
-    many = f"{engine.tensor_parallel_size} GPU{'s' * (engine.tensor_parallel_size > 1)}"
-    if engine.gpu_slices == SLICES:
-        detail = f"waiting for {many.replace(' ', ' free ')} ({free} of {len(present)} are free)"
-    else:
-        share = f"{engine.gpu_memory_utilization:.0%}"
-        detail = f"waiting for {share} of the memory of {many} ({free} of {len(present)} have as much left)"
-    taken = [str(gpu.index) for gpu in present if gpu.is_taken]
-    return detail + (f"; programs that are no engines hold memory of GPU {', '.join(taken)}" if taken else "")
-
-
-def _others_are_before(engine: Engine, usable: int) -> bool:
-    """Nobody overtakes, else many small engines would keep a large one waiting for ever. One that needs more GPUs than
-    other programs leave, or more slots than there are, holds up nobody."""
-    return engine.pk not in queueing.first(queueing.line(engine.on_cpu, timezone.now()), usable)
+def _begin_starting(engine: Engine, **columns: Any) -> bool:
+    now = timezone.now()
+    columns["deadline_at"] = _in(now, get_config().start_timeout_seconds)
+    return lifecycle.move(engine, State(engine.state), State.STARTING, now, **columns)
 
 
 def _leave_placed(engine: Engine) -> bool:
-    config, now = get_config(), timezone.now()
+    """What it needs was there a moment ago, or in the generation before."""
     # From here on what is started does not depend on settings that may change before it runs.
     columns = {"sleep_level": sleeping.level_for(engine), "slept_at": None}
-    if engine.launcher == "docker":
-        deadline = _in(now, config.pull_timeout_seconds)
-        return lifecycle.move(engine, State.PLACED, State.PULLING, now, deadline_at=deadline, **columns)
-    return _fetch_or_start(engine, State.PLACED, **columns)
-
-
-def _fetch_or_start(engine: Engine, old: State, **columns: Any) -> bool:
-    config, now = get_config(), timezone.now()
-    if _needs_to_fetch(engine):
-        deadline = _in(now, config.download_stall_seconds)
-        return lifecycle.move(engine, old, State.FETCHING, now, deadline_at=deadline, **columns)
-    deadline = _in(now, config.start_timeout_seconds)
-    return lifecycle.move(engine, old, State.STARTING, now, deadline_at=deadline, **columns)
+    if _needs_to_pull(engine, unknown=True):
+        return _begin_pulling(engine, **columns)
+    return _begin_fetching(engine, **columns) if _needs_to_fetch(engine) else _begin_starting(engine, **columns)
 
 
 def _pull(engine: Engine) -> bool:
+    """An image once at a time: who else needs it has it then."""
+    with turn(f"pull:{engine.image}") as mine:
+        if mine:
+            return _pull_alone(engine)
+    lifecycle.progress(engine, timezone.now(), PULLED_BY_ANOTHER)
+    return False
+
+
+def _pull_alone(engine: Engine) -> bool:
     def progress(line: str) -> None:
         lifecycle.progress(engine, timezone.now(), one_line(line))
         if _coming_up(engine.pk) is None:
@@ -258,7 +231,9 @@ def _pull(engine: Engine) -> bool:
     except OperatorError as error:
         _note(engine, error)
         return False
-    return _fetch_or_start(engine, State.PULLING)
+    if not lifecycle.holds_a_place(engine):
+        return lifecycle.get_in_line(engine, timezone.now())
+    return _begin_fetching(engine) if _needs_to_fetch(engine) else _begin_starting(engine)
 
 
 def _fetch(engine: Engine) -> bool:
@@ -277,8 +252,7 @@ def _fetch(engine: Engine) -> bool:
     download = fetching.end_of(engine, now)
     if not lifecycle.holds_a_place(engine):
         return lifecycle.get_in_line(engine, now, download=download)
-    deadline = _in(now, get_config().start_timeout_seconds)
-    return lifecycle.move(engine, State.FETCHING, State.STARTING, now, deadline_at=deadline, download=download)
+    return _begin_starting(engine, download=download)
 
 
 def _start(engine: Engine) -> bool:
@@ -324,6 +298,10 @@ def _note(engine: Engine, error: OperatorError) -> None:
 
 def _diagnosis(error: StartFailed) -> Diagnosis:
     return Diagnosis(error.code, one_line(str(error)), one_line(error.advice))
+
+
+def _is_late(engine: Engine) -> bool:
+    return engine.deadline_at is not None and timezone.now() > engine.deadline_at
 
 
 def _too_late(engine: Engine) -> Diagnosis:

@@ -7,6 +7,7 @@ matters to routing tells the data plane after the commit. Time is passed in.
 
 import logging
 import secrets
+from collections import defaultdict
 from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from django.db import IntegrityError, transaction
 
 from accounts.models import User
+from engines import draining
 from engines.models import CpuLease, Engine, EngineEvent, Gpu, GpuLease, GpuSlice
 from engines.placement import SLICES
 from engines.states import ACTIVE, FINAL, GROWING, Desired, State, allowed
@@ -106,11 +108,12 @@ def holds_a_place(engine: Engine) -> bool:
 
 
 def get_in_line(engine: Engine, now: datetime, **columns: Any) -> bool:
-    """FETCHING -> QUEUED, of one that holds no place: all that it needs is there, and it takes its turn by when it was
-    asked for. False: it moved on, or somebody wants it stopped."""
+    """FETCHING or PULLING -> QUEUED, of one that holds no place: what it needs is there, and it takes its turn by when
+    it was asked for. False: it moved on, or somebody wants it stopped."""
     if holds_a_place(engine):
         raise ValueError("what it holds would stay leased while it waits")
-    return move(engine, State.FETCHING, State.QUEUED, now, "what it needs is there", deadline_at=None, **columns)
+    fetched = (State.FETCHING, State.PULLING)
+    return move(engine, fetched, State.QUEUED, now, "what it needs is there", deadline_at=None, **columns)
 
 
 def _lease(gpu: Gpu, engine: Engine, now: datetime) -> None:
@@ -195,10 +198,11 @@ def waits_for(engine: Engine) -> list[str]:
 
 
 def request_sleep(engine: Engine, now: datetime, by: str, message: str = "", **columns: Any) -> bool:
-    """READY or SLEEPING -> STOPPING, on its way to ASLEEP. False: it is neither any more, or somebody wants it
-    stopped."""
+    """READY or SLEEPING -> STOPPING, on its way to ASLEEP, once what it answers has ended. False: it is neither any
+    more, or somebody wants it stopped."""
     idle = (State.READY, State.SLEEPING)
-    return move(engine, idle, State.STOPPING, now, message or f"put to sleep by {by}", desired=Desired.SLEEP, **columns)
+    columns |= {"desired": Desired.SLEEP, **draining.begin(engine, now)}
+    return move(engine, idle, State.STOPPING, now, message or f"put to sleep by {by}", **columns)
 
 
 def asleep(engine: Engine, now: datetime) -> bool:
@@ -246,9 +250,10 @@ def _next_generation(engine: Engine, now: datetime) -> dict[str, Any]:
     }
 
 
-def request_terminate(engine: Engine, now: datetime, by: str, **columns: Any) -> bool:
-    """Out of routing at once, and to be ended, whatever becomes of it now. Legal in every state; False when it has
-    ended or is ending already.
+def request_terminate(engine: Engine, now: datetime, by: str, at_once: bool = False, **columns: Any) -> bool:
+    """Out of routing at once, and to be ended, whatever becomes of it now. What it answers may end first, until
+    `deadline_at`; `at_once`: it may not, or no longer. Legal in every state; False when it has ended or is ending
+    already.
     `columns`: what else its owner is to know of it; why it slept counts no longer.
 
     The caller sends the stop hint after the commit; if that gets lost the reconciler stops the engine.
@@ -257,19 +262,31 @@ def request_terminate(engine: Engine, now: datetime, by: str, **columns: Any) ->
     with transaction.atomic():
         ending = {"state": State.STOPPING, "desired": Desired.STOP}
         if not Engine.objects.filter(pk=engine.pk, state__in=ACTIVE).exclude(**ending).update(desired=Desired.STOP):
-            return False
-        engine.refresh_from_db(fields=["generation", "state", "desired"])  # whichever it is by now
+            return at_once and _end_at_once(engine, now, f"to end at once: asked for by {by}")
+        # Whichever it is by now.
+        engine.refresh_from_db(fields=["generation", "state", "desired", "slept_at", "deadline_at"])
         if engine.state in (State.ASLEEP, State.STOPPING):
             columns = {**_UNTOLD, **columns}
-        if engine.state == State.STOPPING:
-            _end_after_all(engine, now, message, columns)
+        drains = draining.begin(engine, now, at_once)
+        if engine.state == State.STOPPING:  # to sleep, or to start afresh
+            Engine.objects.filter(pk=engine.pk).update(**{**drains, **columns})
+            _note_ending(engine, now, message)
             return True
-        return move(engine, State(engine.state), State.STOPPING, now, message, desired=Desired.STOP, **columns)
+        columns |= {"desired": Desired.STOP, **drains}
+        return move(engine, State(engine.state), State.STOPPING, now, message, **columns)
 
 
-def _end_after_all(engine: Engine, now: datetime, message: str, columns: dict[str, Any]) -> None:
-    """STOPPING already, but to sleep or to start afresh."""
-    Engine.objects.filter(pk=engine.pk).update(detail="", **columns)
+def _end_at_once(engine: Engine, now: datetime, message: str) -> bool:
+    """False: it does not let anything end any more."""
+    row = Engine.objects.filter(pk=engine.pk, state=State.STOPPING, desired=Desired.STOP, deadline_at__gt=now)
+    if not row.update(**draining.begin(engine, now, at_once=True)):
+        return False
+    _note_ending(engine, now, message)
+    return True
+
+
+def _note_ending(engine: Engine, now: datetime, message: str) -> None:
+    """Of one that is STOPPING already."""
     EngineEvent.objects.create(
         engine_id=engine.pk, at=now, old_state=State.STOPPING, new_state=State.STOPPING, message=message[:500]
     )
@@ -319,11 +336,12 @@ def progress(engine: Engine, now: datetime, detail: str, log_size: int | None = 
         setattr(engine, name, value)
 
 
-def downloading(engine: Engine, now: datetime, download: dict[str, Any], detail: str, grew: bool) -> None:
-    """An engine whose model is downloaded shows how far it is; bytes that came (`grew`) move its deadline."""
-    values: dict[str, Any] = {"download": download, "detail": detail[:300]}
-    if grew:
-        values["deadline_at"] = now + timedelta(seconds=get_config().download_stall_seconds)
-    Engine.objects.as_seen(engine).filter(state=State.FETCHING).update(**values)
-    for name, value in values.items():
-        setattr(engine, name, value)
+def downloading(engines: Iterable[Engine]) -> None:
+    """Those that are FETCHING show how far their download is: `download`, `detail` and `deadline_at` of these objects.
+    One query for all of a generation, which most are in."""
+    seen: defaultdict[int, list[Engine]] = defaultdict(list)
+    for engine in engines:
+        seen[engine.generation].append(engine)
+    for generation, alike in seen.items():
+        rows = Engine.objects.filter(state=State.FETCHING, generation=generation)
+        rows.bulk_update(alike, ["download", "detail", "deadline_at"])

@@ -7,7 +7,7 @@ from django.db import models
 from django.db.models import Max
 from django.db.models.functions import Coalesce
 
-from engines.states import ACTIVE, AWAKE, COMING_UP, RESTING, SERVING, Desired, State
+from engines.states import ACTIVE, AWAKE, COMING_UP, FETCHED, RESTING, SERVING, Desired, State
 
 
 class EngineQuerySet(models.QuerySet[Any]):
@@ -40,9 +40,9 @@ class EngineQuerySet(models.QuerySet[Any]):
         """Those that wait for GPUs, or for slots of the CPU, or fetch what they need before, the next one first, with
         the `priority` of their owners: the highest of their groups', 0 without any. Among equals who was asked for
         first comes first."""
-        waiting = self.filter(state__in=(State.QUEUED, State.FETCHING), desired=Desired.RUN)
-        waiting = waiting.exclude(state=State.FETCHING, gpu_leases__isnull=False)
-        waiting = waiting.exclude(state=State.FETCHING, cpu_leases__isnull=False)
+        waiting = self.filter(state__in={State.QUEUED, *FETCHED}, desired=Desired.RUN)
+        waiting = waiting.exclude(state__in=FETCHED, gpu_leases__isnull=False)
+        waiting = waiting.exclude(state__in=FETCHED, cpu_leases__isnull=False)
         waiting = waiting.filter(device="cpu") if on_cpu else waiting.exclude(device="cpu")
         return waiting.annotate(
             priority=Coalesce(Max("owner__groups__priority__value"), 0), since=Coalesce("asked_at", "created_at")

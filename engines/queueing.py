@@ -1,6 +1,6 @@
 """Where an engine stands that waits for GPUs, and when its turn may come. `forecast` is pure.
 
-Who still downloads is overtaken, unless that ends soon: decision 0030.
+Who still waits for a download or an image is overtaken, unless that ends soon: decision 0030.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,8 +14,9 @@ from engines.downloads import told as downloads
 from engines.models import Engine
 from engines.placement import slices_to_be_free
 from engines.room import Room
-from engines.states import State
+from engines.states import FETCHED, State
 
+HEAD = 10
 SOON_S = 180
 """Others wait for a download that still takes so long at most."""
 UNTOLD = timedelta(seconds=20)
@@ -51,13 +52,19 @@ def of(engines: Iterable[Engine], now: datetime) -> dict[UUID, Place]:
     return found
 
 
-def line(on_cpu: bool, now: datetime) -> list[Waiting]:
-    """All that wait, the next one first, with those whose download ends soon."""
+def turn(on_cpu: bool, now: datetime, usable: int) -> list[UUID]:
+    """`first` of the line, of which it mostly needs but the head: who asks may be one of hundreds that wait."""
+    head = line(on_cpu, now, HEAD)
+    return first(head if any(one.units <= usable for one in head) else line(on_cpu, now), usable)
+
+
+def line(on_cpu: bool, now: datetime, most: int | None = None) -> list[Waiting]:
+    """All that wait, or the first of them, the next one first, with those whose download ends soon."""
     rows = Engine.objects.in_line(on_cpu).only(
         "state", "state_since", "download", "tensor_parallel_size", "gpu_memory_utilization"
-    )
+    )[:most]
     return [
-        Waiting(row.pk, row.tensor_parallel_size, 1 if on_cpu else row.gpu_slices, row.state == State.FETCHING)
+        Waiting(row.pk, row.tensor_parallel_size, 1 if on_cpu else row.gpu_slices, row.state in FETCHED)
         for row in rows
         if row.state == State.QUEUED or _is_soon_there(row, now)
     ]
@@ -74,7 +81,8 @@ def first(waiting: Iterable[Waiting], usable: int) -> list[UUID]:
 
 
 def _is_soon_there(engine: Engine, now: datetime) -> bool:
-    seen = downloads.of(engine.download)
+    # How long a pull takes nobody knows; what was downloaded before it says nothing of it.
+    seen = downloads.of(engine.download) if engine.state == State.FETCHING else None
     if seen is None or seen.eta_s is None:
         return now - engine.state_since < UNTOLD
     return seen.eta_s <= SOON_S

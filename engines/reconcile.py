@@ -24,7 +24,7 @@ from typing import Any
 from django.db import connection
 from django.utils import timezone
 
-from engines import checking, ending, fetching, gauges, gpus, launching, lifecycle, sleeping, strays, terms
+from engines import checking, ending, fetching, gauges, gpus, launching, lifecycle, placing, sleeping, strays, terms
 from engines.models import Engine
 from engines.states import COMING_UP, RESTING, Desired, State
 
@@ -57,7 +57,9 @@ def reconcile(now: datetime) -> float:
     for engine in rows:
         if engine.state == State.STOPPING and not ending.pauses(engine, now):
             _run_apart("stop", ending.stop, engine.pk)
-    _launch([engine for engine in rows if engine.state in COMING_UP - {State.LOADING}])
+    fetched = [engine for engine in rows if engine.state == State.FETCHING and not engine.cause_code]
+    going = fetching.watch(fetched, now)
+    _launch([engine for engine in rows if engine.state in COMING_UP - {State.LOADING} and engine.pk not in going])
     for engine in rows:
         if engine.state in RESTING and (engine.slept_at is None or engine.state == State.WAKING):
             see_to_sleep(engine.pk)
@@ -91,7 +93,7 @@ def stop_all(timeout_s: float) -> bool:
     """Asks all that are awake to stop, ends them at once, and waits. True: none is left. Works without a worker."""
     deadline = time.monotonic() + timeout_s
     for engine in Engine.objects.awake():
-        lifecycle.request_terminate(engine, timezone.now(), "the portal: it stops")
+        lifecycle.request_terminate(engine, timezone.now(), "the portal: it stops", at_once=True)
     while left := list(Engine.objects.awake().values_list("pk", flat=True)):
         if time.monotonic() > deadline:
             logger.warning("%d engines still run", len(left))
@@ -106,12 +108,15 @@ def stop_all(timeout_s: float) -> bool:
 def _launch(engines: list[Engine]) -> None:
     """Each is waited for a moment, so that the oldest gets its GPUs first. Those in line behind others cost nothing:
     one is seen to when those before it have got their place, in the same round."""
-    behind = {engine.pk: engine.on_cpu for engine in engines if launching.waits_its_turn(engine)}
+    behind = {engine.pk: engine.on_cpu for engine in engines if placing.waits_its_turn(engine)}
+    new = launching.needs_but_a_place(engine for engine in engines if engine.pk not in behind)
+    behind |= {engine.pk: engine.on_cpu for engine in placing.tell(new)}
+    waits = behind.keys() | launching.pulled_by_another(engines)
     for engine in engines:
-        if engine.pk not in behind:
+        if engine.pk not in waits:
             _run_apart("launch", launching.launch, engine.pk).join(STEP_SECONDS)
     for on_cpu in set(behind.values()):
-        while turn := [pk for pk in launching.next_in_line(on_cpu) if behind.pop(pk, None) is not None]:
+        while turn := [pk for pk in placing.next_in_line(on_cpu) if behind.pop(pk, None) is not None]:
             for engine_id in turn:
                 _run_apart("launch", launching.launch, engine_id).join(STEP_SECONDS)
 

@@ -138,6 +138,9 @@ class StartSerializer(OnBehalfSerializer):
 class TerminateSerializer(serializers.Serializer):
     container_id = StrictCharField(max_length=100, help_text="As /active_models/ gives it, or its first 12 digits.")
     engine_name = OptionalTextField(unset=("None",), max_length=80, help_text="If given, it has to fit.")
+    now = serializers.BooleanField(
+        required=False, default=False, help_text="What it answers is broken off; also of one that is ending already."
+    )
 
 
 class ListSerializer(OnBehalfSerializer):

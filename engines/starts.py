@@ -17,7 +17,7 @@ from engines import timeline as logs
 from engines.diagnosis import one_line
 from engines.downloads import told as downloads
 from engines.models import Engine, EngineEvent
-from engines.states import COMING_UP, State
+from engines.states import COMING_UP, FETCHED, State
 
 _OF_STATES = {
     State.QUEUED: "queue",
@@ -80,7 +80,7 @@ def timeline(engine: Engine) -> list[Step]:
 def _begins(event: EngineEvent) -> bool:
     """A generation: asked for, woken, or in the place of the one before."""
     way = (event.old_state, event.new_state)
-    return (way[1] == State.QUEUED and way[0] != State.FETCHING) or way == (State.STOPPING, State.PLACED)
+    return (way[1] == State.QUEUED and way[0] not in FETCHED) or way == (State.STOPPING, State.PLACED)
 
 
 def _detail(engine: Engine, phase: str, message: str) -> str:

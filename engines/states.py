@@ -1,6 +1,6 @@
 """The states of an engine, as a table. Pure: no database, no clock.
 
-    QUEUED -> FETCHING -> QUEUED -> PLACED -> PULLING -> STARTING -> LOADING -> READY <-> UNHEALTHY
+    QUEUED -> FETCHING -> QUEUED -> PULLING -> QUEUED -> PLACED -> STARTING -> LOADING -> READY <-> UNHEALTHY
        ^                                        idle: READY -> SLEEPING -> WAKING -> READY
        |                                        idle: READY, SLEEPING -> STOPPING -> ASLEEP
        +--------------------- a request, or its owner --------------------+
@@ -10,8 +10,8 @@
 
 QUEUED     accepted; waits for a worker, and for free GPUs
 FETCHING   the model is being fetched, where the portal does that and it is not there; no GPU is held for it
+PULLING    the image is being fetched, for a container, where it is not there; likewise
 PLACED     its GPUs are leased
-PULLING    the image is being fetched, for a container
 STARTING   the container or process is being made
 LOADING    it runs; vLLM loads the model and does not answer yet
 READY      it gave a real answer of one token; the only state that gets requests
@@ -57,15 +57,17 @@ RESTING = frozenset({State.SLEEPING, State.WAKING})
 # A container or process may exist in these.
 TANGIBLE = frozenset({State.STARTING, State.LOADING, State.READY, State.UNHEALTHY, State.STOPPING}) | RESTING
 COMING_UP = frozenset({State.QUEUED, State.PLACED, State.PULLING, State.FETCHING, State.STARTING, State.LOADING})
+FETCHED = frozenset({State.FETCHING, State.PULLING})
+"""What it needs is on its way; it holds no place, unless it had one before."""
 GROWING = COMING_UP | {State.WAKING}
 """Takes memory of its GPUs, or measures it: on each GPU one at a time."""
 SERVING = frozenset({State.READY})
 
 _FORWARD = {
-    State.QUEUED: {State.FETCHING, State.PLACED},
-    # Of one that has its place: it is started afresh, and its files are gone from the cache.
+    State.QUEUED: {State.FETCHING, State.PULLING, State.PLACED},
+    # Of one that has its place: its image, or where it is started afresh its files, are gone by now.
     State.PLACED: {State.PULLING, State.FETCHING, State.STARTING},
-    State.PULLING: {State.FETCHING, State.STARTING},
+    State.PULLING: {State.QUEUED, State.FETCHING, State.STARTING},
     State.FETCHING: {State.QUEUED, State.STARTING},
     State.STARTING: {State.LOADING},
     State.LOADING: {State.READY},

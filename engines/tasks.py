@@ -18,7 +18,10 @@ def launch_engine(engine_id: str) -> None:
 
 @shared_task
 def stop_engine(engine_id: str) -> None:
-    ending.stop(uuid.UUID(engine_id))
+    """Comes again by itself while the engine lets its answers end."""
+    again_in_s = ending.stop(uuid.UUID(engine_id))
+    if again_in_s is not None:
+        hints.stop(uuid.UUID(engine_id), again_in_s)
 
 
 @shared_task

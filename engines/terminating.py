@@ -8,23 +8,31 @@ from django.db import transaction
 from django.utils import timezone
 
 from accounts.models import User
-from engines import hints, lifecycle
+from engines import ending, hints, lifecycle
 from engines.models import Engine
 from engines.queries import EngineQuerySet
-from engines.states import FINAL
+from engines.states import FINAL, Desired, State
 from vllm_portal.errors import FieldError, NotFound
 
 _SHORT_ID = re.compile(r"[0-9a-f]{12,64}\Z")
 _CONTAINER_NAME = re.compile(r"vllm-portal-([0-9a-f]{12})-([0-9]{1,9})\Z")
 
 
-def request_terminate(engine: Engine, by: User) -> None:
-    """Twice is fine, and so is one that has ended by itself."""
+def request_terminate(engine: Engine, by: User, at_once: bool = False) -> None:
+    """Twice is fine, and so is one that has ended by itself. What it answers may end first, unless `at_once`."""
     if engine.state in FINAL:
         return
     with transaction.atomic():
-        lifecycle.request_terminate(engine, timezone.now(), str(by))
-        transaction.on_commit(partial(hints.stop, engine.pk))
+        if lifecycle.request_terminate(engine, timezone.now(), str(by), at_once):
+            transaction.on_commit(partial(hints.stop, engine.pk))
+
+
+def press(engine: Engine, by: User) -> bool:
+    """A button: pressed again, the engine ends at once, which is what True says. A double click is one press."""
+    stops = (engine.state, engine.desired) == (State.STOPPING, Desired.STOP)
+    again = stops and timezone.now() - engine.state_since >= ending.HEARD
+    request_terminate(engine, by, at_once=again)
+    return again
 
 
 def find(user: User, container: str, engine_name: str = "") -> Engine:

@@ -45,6 +45,7 @@ from engines.v1_serializers import (
     EngineFilter,
     EngineResourceSerializer,
     LogQuerySerializer,
+    StopQuerySerializer,
     validated,
 )
 from vllm_portal.errors import FieldError, NotFound
@@ -185,11 +186,13 @@ class EngineViewSet(mixins.ListModelMixin, mixins.RetrieveModelMixin, GenericVie
         body = EngineResourceSerializer(engine, context={"request": request}).data
         return Response(body, status=status.HTTP_202_ACCEPTED)
 
-    @extend_schema(responses={202: EngineResourceSerializer, 204: None})
+    @extend_schema(parameters=[StopQuerySerializer], responses={202: EngineResourceSerializer, 204: None})
     def destroy(self, request: Request, pk: str) -> Response:
-        """Ends an engine: 202 while it is ending, 204 when it has ended."""
+        """Ends an engine: 202 while it is ending, 204 when it has ended. It gets no more requests, and what it answers
+        may end first, for `stop_drain_seconds` of the settings at most."""
         engine = self.get_object()
-        terminating.request_terminate(engine, request.user)
+        at_once = validated(StopQuerySerializer, request.query_params)["now"]
+        terminating.request_terminate(engine, request.user, at_once)
         engine.refresh_from_db()
         if engine.state in FINAL:
             return Response(status=status.HTTP_204_NO_CONTENT)

@@ -182,6 +182,12 @@ class EngineFilter(filters.FilterSet):
         fields: list[str] = []
 
 
+class StopQuerySerializer(serializers.Serializer):
+    now = serializers.BooleanField(
+        required=False, default=False, help_text="What it answers is broken off; also of one that is ending already."
+    )
+
+
 class LogQuerySerializer(serializers.Serializer):
     tail = serializers.IntegerField(required=False, min_value=1, max_value=100_000, help_text="Only the last lines.")
     search = serializers.CharField(

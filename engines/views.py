@@ -85,8 +85,8 @@ def engine_page(request: HttpRequest, engine_id: str) -> HttpResponse:
 @require_POST
 def stop_engine(request: HttpRequest, engine_id: str) -> HttpResponse:
     engine = own(request, engine_id)
-    terminating.request_terminate(engine, request.user)
-    messages.success(request, f"{engine.name} is being stopped.")
+    at_once = terminating.press(engine, request.user)
+    messages.success(request, f"{engine.name} ends at once." if at_once else f"{engine.name} is being stopped.")
     return redirect("home")
 
 

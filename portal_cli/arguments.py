@@ -99,6 +99,9 @@ def _engines(command: Callable[..., argparse.ArgumentParser]) -> None:
         made = command(name, run, text)
         made.add_argument("names", metavar="NAME", nargs="+", help="of the engine, or its model or id")
         made.add_argument("--no-wait", dest="wait", action="store_false", help="do not wait for the end")
+        made.add_argument(
+            "--now", action="store_true", help="break off what they answer, also of those that end already"
+        )
         _timeout(made, 120)
     made.add_argument("--force", action="store_true", help="stop what still runs")
 

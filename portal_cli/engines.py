@@ -46,7 +46,8 @@ def stop(given: Namespace, screen: Screen) -> None:
     for name in given.names:
         engine = named(portal, name)
         if engine["state"] not in ENDED:
-            portal.ask("DELETE", f"{PATH}/{part(engine['id'])}", tries=3)
+            at_once = {"now": "true"} if given.now else {}
+            portal.ask("DELETE", f"{PATH}/{part(engine['id'])}", tries=3, params=at_once)
             engine = portal.ask("GET", f"{PATH}/{part(engine['id'])}", tries=3)
             if given.wait:
                 engine = wait(portal, engine, screen, lambda state: False, given.timeout)

@@ -160,6 +160,12 @@ class Fields(BaseSettings):
     )
     start_wait_seconds: float = Field(600, ge=0, description="How long /vllm_request/start waits for a healthy engine.")
     stop_wait_seconds: float = Field(60, ge=0, description="How long /vllm_request/terminate waits for the end.")
+    stop_drain_seconds: int = Field(
+        45,
+        ge=0,
+        description="How long an engine that is stopped, by somebody or by its terms, may go on with what it answers; "
+        "0: not at all. With stop_grace_seconds less than stop_wait_seconds, so that who waits sees the end.",
+    )
     stop_grace_seconds: int = Field(10, ge=1, description="Seconds between SIGTERM and SIGKILL of an engine.")
     pull_timeout_seconds: int = Field(3600, ge=1, description="Longest pull of an image.")
     start_timeout_seconds: int = Field(120, ge=1, description="Longest time until the container or process runs.")

@@ -80,6 +80,9 @@ class Launcher(Protocol):
 
     name: str
 
+    def lacks(self, image: str) -> bool:
+        """Whether `prepare` has something to fetch for an engine of this image. Within 5 s. Raises LauncherError."""
+
     def prepare(self, spec: LaunchSpec, progress: Callable[[str], None]) -> None:
         """Fetches what a start needs (docker: the image, if it is not there). `progress` gets short lines for
         people. Raises StartFailed (image_missing, …) or LauncherError. Returns at once when all is there."""
@@ -100,6 +103,10 @@ class Launcher(Protocol):
     def stop(self, name: str, grace_s: int) -> None:
         """Ends the engine: SIGTERM, SIGKILL after grace_s, and removes what is left of it but its log.
         Returns when it is dead. Gone already is success. Raises LauncherError when it may still live."""
+
+    def empty(self, folder: str, image: str) -> None:
+        """Removes what engines of this image wrote into a folder of this machine, whoever's it is by now. The folder
+        itself may stay. Within some minutes. Raises LauncherError; without one something may be left all the same."""
 
     def list(self) -> "list[Listed]":
         """All engines of this portal that the launcher holds something of. Raises LauncherError."""

@@ -5,6 +5,7 @@ way to get more, limits on memory and processes, no other container's memory seg
 machine reaches, or none at all.
 """
 
+import contextlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -58,6 +59,14 @@ def cache_folder(hf_cache: str) -> Path | None:
     return Path(hf_cache).expanduser() if "/" in hf_cache or hf_cache.startswith("~") else None
 
 
+def make_cache_folder(settings: DockerSettings) -> None:
+    """As the portal's user, else Docker makes it as root. A portal that cannot leaves it to Docker."""
+    folder = cache_folder(settings.hf_cache)
+    if folder is not None:
+        with contextlib.suppress(OSError):
+            (folder / "hub").mkdir(parents=True, exist_ok=True)
+
+
 def on_host(path: str, mounted: Mapping[str, str]) -> str:
     """Where the daemon finds a folder of the portal's. `mounted`: folders that are other ones on the host."""
     for folder in sorted(mounted, key=len, reverse=True):
@@ -109,6 +118,25 @@ def container_config(
         | _memory(settings)
         | _gpus(spec)
         | _folders(spec, settings, mounted or {}),
+    }
+
+
+def emptying(folder: str, image: str, mounted: Mapping[str, str]) -> dict[str, Any]:
+    """Of a container that removes what is in a folder, as root and with what that takes; the folder itself, which it
+    is mounted at, it cannot. It sees nothing else, and is gone with its end."""
+    return {
+        "Image": image,
+        "User": "0",
+        "Entrypoint": ["rm", "-rf", "/emptied"],
+        "Cmd": [],
+        "HostConfig": {
+            "AutoRemove": True,
+            "NetworkMode": "none",
+            "CapDrop": ["ALL"],
+            "CapAdd": ["DAC_OVERRIDE", "FOWNER"],
+            "SecurityOpt": ["no-new-privileges:true"],
+            "Mounts": [{"Type": "bind", "Source": on_host(folder, mounted), "Target": "/emptied"}],
+        },
     }
 
 

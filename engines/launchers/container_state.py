@@ -4,6 +4,7 @@ created -> running <-> paused -> exited; `restarting`, `removing` and `dead` com
 """
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from engines.launchers.base import LaunchSpec, Listed, Observation, Status
@@ -67,3 +68,10 @@ def _address(inspected: Mapping[str, Any]) -> tuple[str, int | None]:
         return published[0]["HostIp"], int(published[0]["HostPort"])
     wanted = (inspected["HostConfig"].get("PortBindings") or {}).get(PORT_KEY)
     return ("", None) if wanted else (inspected["Name"].lstrip("/"), PORT)
+
+
+def nanoseconds(timestamp: str) -> int:
+    """`2026-11-22T23:39:00.123456789Z` since the epoch. Raises ValueError."""
+    seconds, _, fraction = timestamp.rstrip("Z").partition(".")
+    whole = int(datetime.fromisoformat(seconds).replace(tzinfo=UTC).timestamp())
+    return whole * 10**9 + int(fraction.ljust(9, "0")[:9] or 0)

@@ -12,7 +12,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +27,20 @@ from engines.launchers.base import LaunchSpec, Listed, Observation, Status
 from engines.launchers.container_config import (
     LABEL_PORTAL,
     DockerSettings,
-    cache_folder,
     container_config,
+    emptying,
+    make_cache_folder,
 )
-from engines.launchers.container_state import is_portals, is_this_engine, listed, observe
-from engines.launchers.docker_failures import by_id_missing, pull_failure, start_failure
+from engines.launchers.container_state import is_portals, is_this_engine, listed, nanoseconds, observe
+from engines.launchers.docker_failures import by_id_missing, missing, pull_failure, start_failure
 from engines.launchers.pulling import PullProgress
 
 logger = logging.getLogger(__name__)
 
 CALL_SECONDS = 30
 LOOK_SECONDS = 4
-"""For what must answer soon: poll, logs."""
-PROBE_SECONDS = 2
+"""For what must answer soon: poll, logs, whether an image is there."""
+PROBE_SECONDS, EMPTY_SECONDS = 2, 300
 KEPT_LOG_BYTES = 8 * 2**20
 TAIL_LINES = 2000
 CREATE_SECONDS = 20
@@ -66,15 +66,20 @@ class DockerLauncher:
         self._settings = settings
         self._clients: dict[int, APIClient] = {}
 
+    def lacks(self, image: str) -> bool:
+        with _translated(f"looking for the image {image}"):
+            try:
+                self._client(LOOK_SECONDS).inspect_image(image)
+            except NotFound:
+                return True
+        return False
+
     def prepare(self, spec: LaunchSpec, progress: Callable[[str], None]) -> None:
         """Pulls the image if the daemon does not have it; `progress` hears of it at most once a second."""
-        with _translated(f"looking for the image {spec.image}"):
-            try:
-                self._client().inspect_image(spec.image)
-                return
-            except NotFound:
-                if spec.image.startswith("sha256:"):
-                    raise by_id_missing(spec.image) from None
+        if not self.lacks(spec.image):
+            return
+        if spec.image.startswith("sha256:"):
+            raise by_id_missing(spec.image)
         said, said_at = "", 0.0
         pulling = PullProgress(spec.image)
         for message in self._pull(spec.image):
@@ -83,10 +88,12 @@ class DockerLauncher:
             if line != said and now - said_at >= 1:
                 said, said_at = line, now
                 progress(line)
+        if self.lacks(spec.image):  # else who asks for it would be sent round and round
+            raise missing(spec.image, "it was pulled, and is not there")
 
     def start(self, spec: LaunchSpec) -> Observation:
         """A container of that name that has ended is not revived: it is reported as EXITED until `stop` removes it."""
-        self._make_cache_folder()
+        make_cache_folder(self._settings)
         deadline = time.monotonic() + CREATE_SECONDS
         while time.monotonic() < deadline:
             self._create(spec)
@@ -130,7 +137,7 @@ class DockerLauncher:
         with contextlib.suppress(LauncherError, ValueError), _translated("reading a log"):
             container = self._own_container(name)
             line: bytes = self._client(LOOK_SECONDS).logs(container, tail=1, timestamps=True)
-            return _nanoseconds(line.split(b" ", 1)[0].decode()) if line else 0
+            return nanoseconds(line.split(b" ", 1)[0].decode()) if line else 0
         with contextlib.suppress(OSError):
             return self._kept_log(name).stat().st_size
         return 0
@@ -145,6 +152,15 @@ class DockerLauncher:
                 self._client().stop(container, timeout=grace_s)
                 self._keep_log(name, container)
             self._remove(container)
+
+    def empty(self, folder: str, image: str) -> None:
+        body = emptying(folder, image, self._mounted())
+        with _translated(f"emptying {folder}", image):
+            container = self._client().create_container_from_config(body)["Id"]
+            with contextlib.suppress(NotFound), contextlib.ExitStack() as end:  # it removes itself
+                end.callback(self._remove, container)
+                self._client().start(container)
+                self._client(EMPTY_SECONDS).wait(container)
 
     def list(self) -> "list[Listed]":
         wanted = {"label": f"{LABEL_PORTAL}={self._settings.portal_id}"}
@@ -216,13 +232,6 @@ class DockerLauncher:
                 "An admin names in docker_volumes what `docker volume ls` names, of the driver `local`.",
             )
         return str(found["Mountpoint"])
-
-    def _make_cache_folder(self) -> None:
-        """As the portal's user, else Docker makes it as root. A portal that cannot leaves it to Docker."""
-        folder = cache_folder(self._settings.hf_cache)
-        if folder is not None:
-            with contextlib.suppress(OSError):
-                (folder / "hub").mkdir(parents=True, exist_ok=True)
 
     def _pull(self, image: str) -> Iterator[dict[str, Any]]:
         """The daemon's messages until the image is there. Raises StartFailed or LauncherError.
@@ -336,10 +345,3 @@ def _translated(doing: str, image: str | None = None) -> Iterator[None]:
 
 def _explanation(error: BaseException) -> str:
     return str(error.explanation if isinstance(error, APIError) and error.explanation else error)
-
-
-def _nanoseconds(timestamp: str) -> int:
-    """`2026-11-22T23:39:00.123456789Z` since the epoch. Raises ValueError."""
-    seconds, _, fraction = timestamp.rstrip("Z").partition(".")
-    whole = int(datetime.fromisoformat(seconds).replace(tzinfo=UTC).timestamp())
-    return whole * 10**9 + int(fraction.ljust(9, "0")[:9] or 0)

@@ -38,7 +38,7 @@ def start_failure(message: str, image: str) -> StartFailed | None:
             "or set device to cpu with a CPU image.",
         )
     if "no such image" in message.lower():
-        return _missing(image, message)
+        return missing(image, message)
     if re.search(r"network \S+ not found|could not find the network", message, re.IGNORECASE):
         return StartFailed(
             "no_network",
@@ -64,12 +64,12 @@ def pull_failure(message: str, image: str) -> StartFailed | None:
     """Why an image did not come."""
     if _NO_REGISTRY.search(message):
         return StartFailed(
-            "image_missing",
+            "registry_unreachable",
             f"the image {image} is not on this machine and its registry cannot be reached: {_short(message)}",
             f"Connect the machine, or bring the image by `docker load`; then `docker image inspect {image}` finds it.",
         )
     if _NO_IMAGE.search(message):
-        return _missing(image, message)
+        return missing(image, message)
     return _disk_full(message)
 
 
@@ -82,7 +82,7 @@ def by_id_missing(image: str) -> StartFailed:
     )
 
 
-def _missing(image: str, message: str) -> StartFailed:
+def missing(image: str, message: str) -> StartFailed:
     return StartFailed(
         "image_missing",
         f"there is no image {image} for this machine: {_short(message)}",

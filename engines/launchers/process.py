@@ -72,6 +72,9 @@ class ProcessLauncher:
         # vLLM's children find their log by its real path, and the child's directory is given to it as one.
         self._runtime_dir = Path(os.path.realpath(settings.runtime_dir))
 
+    def lacks(self, image: str) -> bool:
+        return False
+
     def prepare(self, spec: LaunchSpec, progress: Callable[[str], None]) -> None:
         """Nothing to fetch: vLLM is there, or StartFailed (vllm_missing) says that it is not."""
         self._command()
@@ -142,6 +145,9 @@ class ProcessLauncher:
                     self._ask_to_end(directory, processes)
                     asked = True
                 time.sleep(LOOK_SECONDS)
+
+    def empty(self, folder: str, image: str) -> None:
+        """Its engines run as the portal's own user, who can do so without it."""
 
     def list(self) -> "list[Listed]":
         with _translated("listing engines"):

@@ -35,6 +35,8 @@ LAUNCH = [
 STOP = [
     f"{MOVE}>stopping before",
     f"{MOVE}>stopping after",
+    "engines.draining again_in_s before",
+    "engines.draining again_in_s after",
     "engines.ending _end before",
     f"{PROCESS}.stop before",
     f"{PROCESS}._ask_to_end before",

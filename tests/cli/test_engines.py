@@ -192,6 +192,15 @@ def test_stop_takes_a_name_a_model_or_an_id(at_stand_in, stand_in, name):
     assert len(stand_in.asked_for(f"DELETE /api/v1/engines/{ID}")) == 1
 
 
+@pytest.mark.parametrize(("flags", "query"), [([], ""), (["--now"], "now=true")])
+def test_what_an_engine_answers_ends_first_unless_it_is_to_stop_now(at_stand_in, stand_in, flags, query):
+    stand_in.on(f"GET /api/v1/engines/{ID}", engine("STOPPING"), until=None)
+    stand_in.on(f"DELETE /api/v1/engines/{ID}", None, 202)
+    assert at_stand_in("stop", ID, "--no-wait", *flags).stdout == "opt-3fa9 STOPPING\n"
+    (asked,) = stand_in.asked_for(f"DELETE /api/v1/engines/{ID}")
+    assert asked.query == query
+
+
 def test_stopping_what_has_ended_is_no_error_and_asks_for_nothing(at_stand_in, stand_in):
     stand_in.page("GET /api/v1/engines")
     stand_in.page("GET /api/v1/engines", engine("FAILED"))

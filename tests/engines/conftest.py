@@ -57,6 +57,8 @@ def fake(monkeypatch):
     """A launcher that runs nothing; every engine of the test is its."""
     launcher = FakeLauncher()
     monkeypatch.setattr(choice, "launcher", lambda name: launcher)
+    # What runs nothing tells nothing, which is taken for busy; one that is about it sets this back.
+    monkeypatch.setitem(get_config().__dict__, "stop_drain_seconds", 0)
     monkeypatch.setattr(strays, "_first_seen", {})
     # The machine's own GPUs have no place in a test; one that is about looking sets this back.
     monkeypatch.setattr(reconcile, "_gpus_looked_at", float("inf"))

@@ -250,7 +250,7 @@ def test_the_files_of_the_commit_are_fetched_into_the_cache_and_no_others(hub, f
     engine.launcher = "process"
     assert told(engine)["--lora-modules"][0]["path"] == str(snapshot)
     ways = [event.new_state for event in engine.events.all()]
-    assert ways[1:] == ["FETCHING", "QUEUED", "PLACED", "PULLING", "STARTING", "LOADING"]
+    assert ways[1:] == ["FETCHING", "QUEUED", "PULLING", "QUEUED", "PLACED", "STARTING", "LOADING"]
 
 
 def test_adapters_come_before_the_model_and_all_bytes_are_told(hub, fake, ordered):

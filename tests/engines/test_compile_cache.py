@@ -1,6 +1,7 @@
 """What engines compile is kept, for the next ones of the same owner and image alone."""
 
 import os
+import shutil
 from datetime import timedelta
 from pathlib import Path
 
@@ -8,11 +9,13 @@ import pytest
 from django.utils import timezone
 
 from engines import compile_cache, launching, lifecycle, tasks
+from engines.errors import LauncherError
 from engines.launchers.container_config import DockerSettings, container_config
 from engines.launchers.process import ProcessLauncher, ProcessSettings
 from engines.models import Engine
 from engines.states import State
 from tests.engines.conftest import wait_until
+from tests.fakes.launchers import raising
 from vllm_portal.secret_keys import portal_id
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -190,3 +193,54 @@ class TestRemoval:
         (folder / "vllm" / "link").symlink_to(tmp_path / "precious")
         assert compile_cache.delete_old(timezone.now()) == 1
         assert (tmp_path / "precious" / "file").read_text() == "mine"
+
+
+class TestWhatContainersWroteAsRoot:
+    """And the portal runs as another user."""
+
+    @pytest.fixture
+    def roots(self, kept, alice, monkeypatch):
+        """A folder of which the portal's user can remove but the files at its top."""
+        folder, real = kept(alice, days=400), shutil.rmtree
+        monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "vllm")
+        monkeypatch.setattr(shutil, "rmtree", lambda path, **_: any(path.iterdir()) or path.rmdir())
+        yield folder
+        monkeypatch.undo()
+        real(folder, ignore_errors=True)
+
+    @pytest.fixture
+    def asides(self, tmp_path):
+        return lambda: list((tmp_path / "compile-cache").glob(".removed-*"))
+
+    def test_a_container_of_an_engines_image_removes_it(self, roots, asides, fake, engine_in, tmp_path):
+        engine_in(State.STOPPED, launcher="docker", image="gone:1")
+        engine_in(State.STOPPED, launcher="docker", image="here:1")
+        fake.images.add("here:1")
+        fake.before_empty = emptied
+        assert compile_cache.delete_old(timezone.now()) == 1
+        assert (roots.exists(), asides(), fake.calls) == (False, [], ["empty by here:1"])
+
+    @pytest.mark.parametrize("lacks", [lambda image: True, raising(LauncherError("no daemon"))])
+    def test_without_one_it_stays_whole_and_the_operator_is_told(self, roots, fake, engine_in, caplog, lacks):
+        engine_in(State.STOPPED, launcher="docker", image="gone:1")
+        fake.lacks = lacks
+        assert compile_cache.delete_old(timezone.now()) == 0
+        assert (roots / "vllm" / "graph").exists()
+        assert f"as root: rm -r {roots}" in caplog.text
+
+    def test_one_that_fails_leaves_it_to_the_next(self, roots, asides, fake, engine_in, caplog):
+        engine_in(State.STOPPED, launcher="docker", image="here:1")
+        fake.images.add("here:1")
+        fake.before_empty = raising(LauncherError("no daemon"))
+        assert compile_cache.delete_old(timezone.now()) == 0
+        (aside,) = asides()
+        assert f"as root: rm -r {aside}" in caplog.text
+        fake.before_empty = emptied
+        compile_cache.delete_old(timezone.now())
+        assert asides() == []
+
+
+def emptied(folder):
+    """As root."""
+    for path in sorted(Path(folder).rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()

@@ -281,11 +281,11 @@ class TestWhoFetches:
         hub.trouble = 503
         until(State.LOADING, waiting(), seconds=60)
 
-    def test_with_docker_it_comes_before_the_image(self, hub, waiting):
+    def test_with_docker_both_it_and_the_image_come_before_the_place(self, hub, waiting):
         engine = waiting(launcher="docker")
         until(State.LOADING, engine)
         ways = [event.new_state for event in engine.events.all()]
-        assert ways[1:] == ["FETCHING", "QUEUED", "PLACED", "PULLING", "STARTING", "LOADING"]
+        assert ways[1:] == ["FETCHING", "QUEUED", "PULLING", "QUEUED", "PLACED", "STARTING", "LOADING"]
 
 
 def test_a_process_that_dies_again_and_again_leaves_it_to_the_engine(hub, waiting, monkeypatch):

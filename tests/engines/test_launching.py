@@ -55,7 +55,7 @@ def test_with_docker_the_image_is_fetched_first_and_people_see_how_it_goes(fake,
     fake.before_prepare = pull
     launching.launch(engine.pk)
     assert seen == [(State.PULLING, "pulling acme/vllm:1: 3 of 12 layers")]
-    assert ways(engine) == ["QUEUED", "PLACED", "PULLING", "STARTING", "LOADING"]
+    assert ways(engine) == ["QUEUED", "PULLING", "QUEUED", "PLACED", "STARTING", "LOADING"]
     assert fake.calls == ["prepare", "start"]
 
 

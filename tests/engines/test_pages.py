@@ -103,9 +103,9 @@ def test_a_start_is_measured_by_earlier_ones_of_its_model(alice, engine_in):
     assert [(phase.name, phase.done, phase.now) for phase in at(1).phases][-1] == ("loading", False, True)
     assert "fetching" not in [phase.name for phase in at(1).phases]
     container = Engine(state=State.LOADING, launcher="docker")
-    assert [phase.name for phase in cards.phases(container)][1:3] == ["fetching", "starting"]
+    assert [phase.name for phase in cards.phases(container)][:3] == ["fetching", "waiting", "starting"]
     container.download = {"bytes_done": 1}
-    assert [phase.name for phase in cards.phases(container)][:3] == ["downloading the model", "waiting", "fetching"]
+    assert [phase.name for phase in cards.phases(container)][:3] == ["downloading the model", "fetching", "waiting"]
     assert cards.card(engine_in(State.LOADING, model="acme/other"), alice, NOW).usual_s is None
 
 

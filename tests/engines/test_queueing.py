@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import pytest
 from django.test import Client
+from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -176,3 +177,11 @@ class TestRows:
         assert reclaiming.chosen([idle], now) == []
         assert lifecycle.get_in_line(waiting, now)
         assert reclaiming.chosen([idle], now) == [idle]
+
+
+def test_whose_turn_it_is_is_seen_behind_many_that_cannot_start_now(engine_in):
+    many = [engine_in(device="cuda", tensor_parallel_size=4) for _ in range(queueing.HEAD + 2)]
+    fits, after = (engine_in(device="cuda") for _ in range(2))
+    assert queueing.turn(False, timezone.now(), 2) == [engine.pk for engine in (*many, fits)]
+    assert queueing.turn(False, timezone.now(), 4) == [many[0].pk]
+    assert queueing.turn(False, timezone.now(), 0) == [engine.pk for engine in (*many, fits, after)]

@@ -1,12 +1,13 @@
 """Rows against what really runs: what is unfinished is finished, with every hint lost."""
 
 import threading
+import time
 
 import pytest
 from django.db.backends.utils import CursorWrapper
 from django.utils import timezone
 
-from engines import checking, gpus, health, launching, lifecycle, reconcile, strays
+from engines import checking, gpus, health, lifecycle, placing, reconcile, strays
 from engines.errors import LauncherError
 from engines.gpus import Found
 from engines.launchers.base import LaunchSpec
@@ -89,18 +90,57 @@ class TestWhereManyWait:
         """200 that wait for one GPU, which the first of them got; all have been told."""
         Gpu.objects.create(uuid="GPU-0", index=0, name="Card", memory_bytes=1, seen_at=NOW)
         engines = [engine_in(device="cuda") for _ in range(200)]
-        Engine.objects.exclude(pk__in=[engine.pk for engine in engines[:3]]).update(detail=launching.BEHIND[False])
+        Engine.objects.exclude(pk__in=[engine.pk for engine in engines[:3]]).update(detail=placing.BEHIND[False])
         work()
         assert [engine.state for engine in Engine.objects.order_by("created_at")[:2]] == ["LOADING", "QUEUED"]
         return engines
 
-    def test_a_round_costs_a_few_queries(self, waiting, monkeypatch):
-        monkeypatch.setattr(checking, "look_at", lambda *_, **__: None)  # of the one that loads
+    @pytest.fixture
+    def asked(self, monkeypatch):
+        """The queries so far, without looks at those that run."""
+        monkeypatch.setattr(checking, "look_at", lambda *_, **__: None)
         monkeypatch.setattr(strays, "_looked_at", float("inf"))
         asked, real = [], CursorWrapper.execute
-        monkeypatch.setattr(CursorWrapper, "execute", lambda *given: asked.append(given[1]) or real(*given))
+
+        def execute(cursor, query, *given):
+            if query.startswith(("SELECT", "UPDATE", "INSERT")):
+                asked.append(query)
+            return real(cursor, query, *given)
+
+        monkeypatch.setattr(CursorWrapper, "execute", execute)
+        return asked
+
+    def test_a_round_costs_a_few_queries(self, waiting, asked):
+        asked.clear()
         work()
-        assert len([query for query in asked if query.startswith(("SELECT", "UPDATE", "INSERT"))]) <= 10, asked
+        assert len(asked) <= 10, asked
+
+    def test_nor_does_the_first_after_many_starts_at_once(self, fake, engine_in, asked):
+        for index in range(2):
+            Gpu.objects.create(uuid=f"GPU-{index}", index=index, name="Card", memory_bytes=1, seen_at=NOW)
+        engines = [engine_in(device="cuda") for _ in range(199)]
+        asked.clear()
+        began = time.monotonic()
+        work()
+        took_s = time.monotonic() - began
+        assert len(asked) <= 80, "two starts, and all others told in one"
+        assert took_s < 2, "not some 20 ms for each"
+        found = list(Engine.objects.order_by("created_at").values_list("pk", "state", "detail"))
+        assert [(pk, state) for pk, state, _ in found[:2]] == [(engine.pk, State.LOADING) for engine in engines[:2]]
+        assert {(state, detail) for _, state, detail in found[3:]} == {(State.QUEUED, placing.BEHIND[False])}
+
+    def test_who_has_something_to_fetch_first_is_not_kept_from_it(self, waiting, fake, engine_in, state_of):
+        go_on = threading.Event()
+        fake.before_prepare = lambda progress: go_on.wait(20)
+        there, lacking = (engine_in(device="cuda", launcher="docker", image=image) for image in ("a:1", "b:1"))
+        fake.images.add("a:1")
+        reconcile.reconcile(timezone.now())
+        try:
+            assert (state_of(there), state_of(lacking)) == (State.QUEUED, State.PULLING)
+            assert Engine.objects.get(pk=there.pk).detail == placing.BEHIND[False]
+        finally:
+            go_on.set()
+            join_apart()
 
     def test_what_comes_free_is_given_in_one_round_and_in_their_order(self, waiting):
         for number in range(1, 4):
@@ -113,7 +153,7 @@ class TestWhereManyWait:
         """The next one needs more GPUs than programs that are no engines leave now."""
         first, large, after = waiting[:3]
         Gpu.objects.create(uuid="GPU-1", index=1, name="Card", memory_bytes=1, seen_at=NOW, foreign_memory_bytes=2**40)
-        Engine.objects.filter(pk=large.pk).update(tensor_parallel_size=2, detail=launching.BEHIND[False])
+        Engine.objects.filter(pk=large.pk).update(tensor_parallel_size=2, detail=placing.BEHIND[False])
         work()
         lifecycle.request_terminate(first, NOW, "alice")
         work(2)

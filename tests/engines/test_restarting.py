@@ -1,13 +1,17 @@
 """An engine that died after it was ready is started afresh, so often in a row and with growing pauses."""
 
 import os
+import re
 import signal
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from django.utils import timezone
 
 from engines import checking, ending, launching, lifecycle, reconcile, restarting, waking
+from engines.causes import KNOWN
+from engines.causes.base import again
 from engines.diagnosis import Diagnosis
 from engines.errors import StartFailed
 from engines.models import Engine, Gpu, GpuLease
@@ -16,6 +20,7 @@ from tests.engines.conftest import NOW, join_apart, wait_until
 from tests.fakes.launchers import raising
 
 pytestmark = pytest.mark.django_db(transaction=True)
+LAUNCHERS = list((Path(ending.__file__).parent / "launchers").glob("*.py"))
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +33,11 @@ def dies(engine, fake, **how):
     checking.check(engine.pk)
     engine.refresh_from_db()
     return engine.state
+
+
+def comes_back_from(engine, fake):
+    dies(engine, fake)
+    return comes_back(engine, State.LOADING)
 
 
 def comes_back(engine, state=State.READY):
@@ -101,6 +111,47 @@ def test_so_is_one_that_does_not_come_as_far_as_loading(running, fake, state, mo
     engine.refresh_from_db()
     assert (engine.state, engine.cause_code) == (State.FAILED, "no_gpu_runtime")
     assert engine.cause.endswith("It was started again 5 times in a row.")
+
+
+@pytest.mark.parametrize("code", ["image_missing", "model_gated", "bad_setting", "arguments_wrong"])
+def test_what_would_not_pass_by_itself_is_not_tried_again(running, fake, code):
+    engine = running(State.READY)
+    dies(engine, fake)
+    ending.stop(engine.pk)
+    fake.before_start = raising(StartFailed(code, "It cannot be.", "Change it."))
+    launching.launch(engine.pk)
+    engine.refresh_from_db()
+    assert (engine.state, engine.cause_code, engine.advice) == (State.FAILED, code, "Change it.")
+    assert engine.cause == "It cannot be. It was started again once."
+    assert fake.containers == {}
+
+
+def test_nor_is_what_its_log_says_is_for_good(running, fake):
+    engine = comes_back_from(running(State.READY), fake)
+    log = "error: argument --kv-cache-dtype: invalid choice: 'fp7'"
+    fake.die(engine.container_name, "vllm serve: " + log)
+    checking.check(engine.pk)
+    engine.refresh_from_db()
+    assert (engine.state, engine.cause_code) == (State.FAILED, "arguments_wrong")
+
+
+def test_one_that_was_ready_comes_back_whatever_it_says(running, fake):
+    """It worked as it is."""
+    engine = running(State.READY)
+    assert restarting.has_died(engine, timezone.now(), Diagnosis("arguments_wrong", "It cannot be."))
+
+
+def test_which_known_causes_may_pass_by_themselves():
+    passing = {
+        "disk_full", "hub_unreachable", "gpu_not_ready", "no_gpu", "port_in_use", "nccl_failed", "not_enough_gpus",
+        "gpu_memory_in_use", "gpu_fault", "host_out_of_memory", "shm_too_small", "kv_cache_too_small",
+        "warm_up_out_of_memory", "weights_too_large", "gpu_out_of_memory",
+    }  # fmt: skip
+    assert {cause.code for cause in KNOWN} - restarting.CERTAIN == passing
+    assert {cause.code for cause in KNOWN if cause.change is again} <= passing
+    of_launchers = set(re.findall(r'StartFailed\(\s*"(\w+)"', "".join(path.read_text() for path in LAUNCHERS)))
+    assert of_launchers - restarting.CERTAIN == {"registry_unreachable", "no_gpu_runtime", "name_taken", "disk_full"}
+    assert {"model_gated", "image_missing"} <= restarting.CERTAIN
 
 
 def test_its_lease_runs_on_also_where_it_has_to_fetch_its_model_anew(engine_in):

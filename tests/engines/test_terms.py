@@ -3,16 +3,13 @@
 from datetime import timedelta
 
 import pytest
-import requests
 from django.test import Client
 from django.utils import timezone
 
-from engines import checking, ending, lifecycle, reconcile, terms
+from engines import lifecycle, reconcile, terms
 from engines.models import Engine
 from engines.states import State
 from tests.engines.conftest import NOW, join_apart
-from tests.engines.simulator_process import wait_until
-from vllm_portal.encryption import decrypt
 from vllm_portal.errors import CallerError, FieldError
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -148,54 +145,6 @@ class TestIdle:
         refused = start(client_of(alice), idle_minutes=91).json()
         assert refused == {"idle_minutes": ["At most 90 minutes here; an admin may give more."]}
         assert start(client_of(alice), idle_minutes="30").json()["idle_minutes"] == 30
-
-
-class TestDraining:
-    def test_what_the_portal_stops_by_itself_ends_its_work_first(self, served):
-        """Who stops it by hand means it."""
-        engine, process = served(State.READY, "--simulate-token-seconds", "0.05")
-        checking.check(engine.pk)  # where it listens
-        engine.refresh_from_db()
-        key = {"Authorization": f"Bearer {decrypt(engine.engine_key_encrypted)}"}
-        body = {"model": "acme/tiny", "prompt": "hi", "max_tokens": 500, "stream": True, "ignore_eos": True}
-        address = f"http://127.0.0.1:{process.port}/v1/completions"
-        assert terms.stop(engine, timezone.now() - ending.KNOWN, terms.IDLE, "It was idle.", "")
-        with requests.post(address, json=body, headers=key, stream=True, timeout=20) as stream:
-            lines = stream.iter_lines()  # kept: its end would be the connection's
-            next(lines)
-            ending.stop(engine.pk)
-            assert Engine.objects.get().state == State.STOPPING
-        wait_until(lambda: process.running() == 0)
-        ending.stop(engine.pk)
-        assert Engine.objects.get().state == State.STOPPED
-        assert not terms.stop(Engine.objects.get(), timezone.now(), terms.IDLE, "", "")
-
-    def test_not_before_everybody_knows_that_it_is_out_of_routing(self, served):
-        """A request may still be on its way to an engine that does nothing."""
-        engine, _ = served(State.READY)
-        checking.check(engine.pk)  # where it listens
-        assert terms.stop(engine, timezone.now(), terms.IDLE, "It was idle.", "")
-        ending.stop(engine.pk)
-        assert Engine.objects.get().state == State.STOPPING
-        Engine.objects.update(state_since=timezone.now() - ending.KNOWN)
-        ending.stop(engine.pk)
-        assert Engine.objects.get().state == State.STOPPED
-
-    def test_one_that_does_not_tell_may_be_busy_unless_it_is_gone(self, running, fake):
-        engine = running(State.READY)
-        assert terms.stop(engine, timezone.now() - ending.KNOWN, terms.IDLE, "It was idle.", "")
-        ending.stop(engine.pk)
-        assert Engine.objects.get().state == State.STOPPING
-        fake.containers.clear()
-        ending.stop(engine.pk)
-        assert Engine.objects.get().state == State.STOPPED
-
-    def test_not_for_ever(self, served, monkeypatch):
-        engine, _ = served(State.READY)
-        monkeypatch.setattr("engines.health.told", lambda *_: pytest.fail("it is not asked any more"))
-        assert terms.stop(engine, timezone.now() - ending.DRAIN - HOUR, terms.IDLE, "It was idle.", "")
-        ending.stop(engine.pk)
-        assert Engine.objects.get().state == State.STOPPED
 
 
 class TestGpusOfOneUser:

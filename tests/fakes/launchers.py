@@ -24,10 +24,13 @@ class FakeLauncher:
     """Where its engines listen. Port 9: nothing does."""
     containers: dict[str, Container] = field(default_factory=dict)
     kept_logs: dict[str, str] = field(default_factory=dict)
+    images: set[str] = field(default_factory=set)
+    """That need no `prepare`."""
     calls: list[str] = field(default_factory=list)
     before_prepare: Callable[[Callable[[str], None]], None] = lambda progress: None
     before_start: Callable[[LaunchSpec], None] = lambda spec: None
     before_stop: Callable[[str], None] = lambda name: None
+    before_empty: Callable[[str], None] = lambda folder: None
     unknown: bool = False
     started: int = 0
     """How many containers were really made."""
@@ -35,9 +38,13 @@ class FakeLauncher:
 
     # What a launcher does
 
+    def lacks(self, image: str) -> bool:
+        return image not in self.images
+
     def prepare(self, spec: LaunchSpec, progress: Callable[[str], None]) -> None:
         self.calls.append("prepare")
         self.before_prepare(progress)
+        self.images.add(spec.image)
 
     def start(self, spec: LaunchSpec) -> Observation:
         self.calls.append("start")
@@ -71,6 +78,10 @@ class FakeLauncher:
         with self._lock:
             if container := self.containers.pop(name, None):
                 self.kept_logs[name] = container.log
+
+    def empty(self, folder: str, image: str) -> None:
+        self.calls.append(f"empty by {image}")
+        self.before_empty(folder)
 
     def list(self) -> "list[Listed]":
         return [

@@ -19,7 +19,7 @@ PLAIN = os.environ | {"DOCKER_BUILDKIT": "0"}  # the builder that every Docker b
 DOCKER = "engines.launchers.docker DockerLauncher"
 
 LAUNCH = [
-    f"{DOCKER}.prepare before",
+    f"{DOCKER}.lacks before",
     f"{DOCKER}._create before",
     f"{DOCKER}._create after",
     f"{DOCKER}._start before",

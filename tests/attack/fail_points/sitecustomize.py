@@ -20,10 +20,11 @@ STEPS = {
         "ProcessLauncher._ask_to_end", "ProcessLauncher.poll",
     ],
     "engines.launchers.docker": [
-        "DockerLauncher.prepare", "DockerLauncher._create", "DockerLauncher._start", "DockerLauncher.start",
+        "DockerLauncher.lacks", "DockerLauncher._create", "DockerLauncher._start", "DockerLauncher.start",
         "DockerLauncher.stop", "DockerLauncher._keep_log", "DockerLauncher._remove",
     ],
     "engines.launchers.engine_directory": ["EngineDirectory.write_meta", "EngineDirectory.remove"],
+    "engines.draining": ["again_in_s"],
     "engines.ending": ["finish_failing", "_end"],
     "engines.checking": ["_became_ready"],
     "engines.sleeping": ["_fall_asleep", "_wake_up"],
