@@ -11,6 +11,7 @@ from pathlib import Path
 
 import django
 import pytest
+from hypothesis import HealthCheck, settings
 
 _DIRECTORY = Path(tempfile.mkdtemp(prefix="portal-test-"))
 atexit.register(shutil.rmtree, _DIRECTORY, ignore_errors=True)
@@ -26,6 +27,10 @@ os.environ |= {
     "PORTAL_HF_CACHE_DIR": str(_DIRECTORY / "hf"),  # models are removed from it
     "PORTAL_USAGE_BACKLOG_SECONDS": "0",  # no worker runs beside the tests
 }
+
+# How long an example takes tells of the machine and who else works on it.
+settings.register_profile("portal", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("portal")
 
 # A shell that put the tests into its background had them ignore Ctrl-C, and every process that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -218,10 +218,14 @@ class TestAtOnce:
         for _ in range(2):
             page = browser.post(f"/engine/{engine.pk}/stop", follow=True).content.decode()
             assert f"{engine.name} is being stopped" in page
+        for shown in (page, browser.get(f"/engine/{engine.pk}").content.decode()):
+            assert f'action="/engine/{engine.pk}/stop"' in shown
+            assert ">Stop now<" in shown
         Engine.objects.update(state_since=timezone.now() - ending.HEARD)
         assert goes_on(engine) == State.STOPPING
         page = browser.post(f"/engine/{engine.pk}/stop", follow=True).content.decode()
         assert f"{engine.name} ends at once" in page
+        assert ">Stop now<" not in page
         assert goes_on(engine) == State.STOPPED
 
     def test_who_waits_for_a_users_engines_is_no_second_one(self, people, drains):
