@@ -61,7 +61,7 @@ test-real: $(DEV) compiled  ## the whole way on real vLLM in real containers (RE
 
 test-browser: $(DEV) compiled  ## the pages in a real Chromium, which is installed where it is missing (root needed)
 	tests/browser/ensure_chromium.sh
-	$(BIN)/python -m pytest -ra --strict-markers -o addopts="-p no:schemathesis -p no:langsmith_plugin" tests/browser
+	$(BIN)/python -m pytest -q -ra -n 2 --dist loadfile --strict-markers -o addopts="-p no:schemathesis -p no:langsmith_plugin" tests/browser
 
 screenshots: $(DEV)  ## each page, light and dark, on desktop and phone, into docs/screens
 	tests/browser/ensure_chromium.sh
