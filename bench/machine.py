@@ -109,7 +109,7 @@ def describe(project: Path) -> dict[str, str]:
         "cores": str(len(os.sched_getaffinity(0))),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "the portal's hot path": "compiled" if compiled.is_wanted() else "not compiled",
+        "the portal's hot path": "compiled" if compiled.wanted() else "not compiled",
         "load average at the start": f"{os.getloadavg()[0]:.2f}",
         "commit": _commit(project),
     }

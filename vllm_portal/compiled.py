@@ -84,15 +84,18 @@ def folder() -> Path:
     return FOLDER / digest()
 
 
-def is_wanted() -> bool:
-    """Whether processes that are started now run what is compiled."""
-    return os.environ.get(SWITCH) != "0" and folder().is_dir()
+def wanted() -> Path | None:
+    """Where the modules lie that processes which are started now run; None: they run the sources."""
+    if os.environ.get(SWITCH) == "0":
+        return None
+    place = folder()
+    return place if place.is_dir() else None
 
 
 def use() -> None:
     """From now on the compiled modules are imported, where they are there."""
-    if is_wanted() and not is_used():
-        sys.meta_path.insert(0, Compiled(folder()))
+    if not is_used() and (place := wanted()):
+        sys.meta_path.insert(0, Compiled(place))
 
 
 def is_used() -> bool:

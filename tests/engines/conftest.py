@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 from django.db import connection
+from django.db.backends.utils import CursorWrapper
 from django.utils import timezone
 
 from engines import ending, launching, lifecycle, reconcile, sleeping, strays
@@ -253,3 +254,17 @@ def goes_on(engine):
 
 def is_asleep(process):
     return process.get("/is_sleeping").json()["is_sleeping"]
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The queries so far."""
+    asked, real = [], CursorWrapper.execute
+
+    def execute(cursor, query, *given):
+        if query.startswith(("SELECT", "UPDATE", "INSERT")):
+            asked.append(query)
+        return real(cursor, query, *given)
+
+    monkeypatch.setattr(CursorWrapper, "execute", execute)
+    return asked

@@ -5,7 +5,6 @@ import time
 from datetime import timedelta
 
 import pytest
-from django.db.backends.utils import CursorWrapper
 from django.utils import timezone
 
 from engines import fetching, health, launching, lifecycle, reconcile, to_fetch
@@ -52,20 +51,6 @@ def wanted(engine_in):
             **more,
         },
     )
-
-
-@pytest.fixture
-def asked(monkeypatch):
-    """The queries so far."""
-    asked, real = [], CursorWrapper.execute
-
-    def execute(cursor, query, *given):
-        if query.startswith(("SELECT", "UPDATE", "INSERT")):
-            asked.append(query)
-        return real(cursor, query, *given)
-
-    monkeypatch.setattr(CursorWrapper, "execute", execute)
-    return asked
 
 
 def grow(downloads, done):

@@ -96,18 +96,10 @@ class TestWhereManyWait:
         return engines
 
     @pytest.fixture
-    def asked(self, monkeypatch):
+    def asked(self, monkeypatch, asked):
         """The queries so far, without looks at those that run."""
         monkeypatch.setattr(checking, "look_at", lambda *_, **__: None)
         monkeypatch.setattr(strays, "_looked_at", float("inf"))
-        asked, real = [], CursorWrapper.execute
-
-        def execute(cursor, query, *given):
-            if query.startswith(("SELECT", "UPDATE", "INSERT")):
-                asked.append(query)
-            return real(cursor, query, *given)
-
-        monkeypatch.setattr(CursorWrapper, "execute", execute)
         return asked
 
     def test_a_round_costs_a_few_queries(self, waiting, asked):
