@@ -38,7 +38,7 @@ def visiting(chromium, portal: PortalProcess) -> Iterator[Callable[..., Visit]]:
     wrong = [text for one in visits for text in one.wrong]
     for one in visits:
         one.close()
-    assert wrong == []
+    assert not wrong, wrong
 
 
 @pytest.fixture(scope="module")
