@@ -16,27 +16,21 @@ from struct import Struct
 from typing import Any
 
 from inference.asking import Asking, Reservation, Verdict, ignore
+from inference.digits import digits
 from inference.errors import ApiError
 from inference.journal import Journal
-from inference.ledger_link import LedgerAway, LedgerLink
+from inference.ledger_link import LedgerAway, LedgerLink, counted
 from inference.routing import Caller
 from inference.waiting import WaitingRoom
-from vllm_portal.log import new_id
+from vllm_portal.ids import new_id
 
 logger = logging.getLogger(__name__)
 KEEP_MS = 10_000  # more than a record waits for the database
 
 # Operations as the script unpacks them: who pays, the request's id with its length, numbers, and what is kept of an
 # open request: a settlement's record stands apart.
-_ADMIT = b"A%b%c%b%b%b%d %d 0 0||%b}"
 _ADMIT_NUMBERS = Struct(">ddddd").pack
-_SETTLE = b"S%b%c%b%b%b"
 _SETTLE_NUMBERS = Struct(">ddddH").pack
-_RECORD = (
-    b'%b,"prompt_tokens":%d,"generated_tokens":%d,"cached_tokens":%d,"outcome":"%b","exact":%b,'
-    b'"first_token_ms":%b,"duration_ms":%d%b}'
-)
-_RESERVED = b',"reserved_tokens":%d'
 _WHOLE = ("completed", "refused")
 _JSON = {True: b"true", False: b"false"}
 
@@ -103,13 +97,15 @@ class Admission:
         object. `done` gets the Reservation, or InvalidKey, PromptTooLarge, LimitReached, TryLater; never within this
         call."""
         named = (request_id or new_id()).encode()
-        meta = b'{"request_id":"%b",%b,%b,"started_ms":%d' % (named, caller.about, about, self.now_ms())
+        meta = b"".join(
+            (b'{"request_id":"', named, b'",', caller.about, b",", about, b',"started_ms":', digits(self.now_ms()))
+        )
         least = step if generated_tokens else 0
-        operation = _ADMIT % (
-            caller.rights, len(named), named,
+        operation = b"".join((
+            b"A", caller.rights, counted(named),
             _ADMIT_NUMBERS(prompt_tokens, generated_tokens, least, step, slice_tokens),
-            caller.opened, prompt_tokens, generated_tokens, meta,
-        )  # fmt: skip
+            caller.opened, digits(prompt_tokens), b" ", digits(generated_tokens), b" 0 0||", meta, b"}",
+        ))  # fmt: skip
         asking = Asking(self, caller, named, meta, prompt_tokens, least, operation, done)
         if self.room.is_line(asking.place):
             if not self.room.stay(asking):
@@ -203,17 +199,20 @@ class Admission:
         self._open.pop(reservation.request_id, None)
         caller, request_id = reservation.caller, reservation.request_id
         now = self._loop.time()
-        record = _RECORD % (
-            reservation.meta, prompt_tokens, generated_tokens, cached_tokens, outcome.encode(), _JSON[exact],
-            b"null" if first_token_ms is None else b"%d" % first_token_ms, (now - reservation.started) * 1000,
-            b"" if exact and outcome in _WHOLE else _RESERVED % reservation.generated_tokens,
-        )  # fmt: skip
+        record = b"".join((
+            reservation.meta,
+            b',"prompt_tokens":', digits(prompt_tokens), b',"generated_tokens":', digits(generated_tokens),
+            b',"cached_tokens":', digits(cached_tokens), b',"outcome":"', outcome.encode(), b'","exact":', _JSON[exact],
+            b',"first_token_ms":', b"null" if first_token_ms is None else digits(first_token_ms),
+            b',"duration_ms":', digits(int((now - reservation.started) * 1000)),
+            b"}" if exact and outcome in _WHOLE else b',"reserved_tokens":%d}' % reservation.generated_tokens,
+        ))  # fmt: skip
         # What was asked for later, and what it counts in, is looked up.
         held, holds = (-1, b"") if reservation.extended else (reservation.generated_tokens, reservation.holds)
-        operation = _SETTLE % (
-            caller.payers, len(request_id), request_id,
+        operation = b"".join((
+            b"S", caller.payers, counted(request_id),
             _SETTLE_NUMBERS(reservation.prompt_tokens, held, prompt_tokens, generated_tokens, len(holds)), holds,
-        )  # fmt: skip
+        ))  # fmt: skip
         self.journal.append(int(now * 1000 + self._wall_ms), caller.user_id, operation + record)
         self._send_settlement(operation, record)
         self.room.wake(caller.user_id)  # asks after this settlement, in the same call

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 from asgiref.sync import async_to_sync, sync_to_async
@@ -69,13 +68,12 @@ class LlmRequestView(APIView):
 
 
 def _caller(request: Request) -> Caller:
-    user = request.user
-    caller = Caller(user.pk, user.username, user.is_admin, user.token_version, expires_at=0, weight=user.weight)
-    key = request.auth
-    if not isinstance(key, ApiKey):
-        return caller
-    models = frozenset(key.allowed_models) or None
-    return replace(caller, key_id=key.pk, key_version=key.version, models=models, may_wake=key.may_wake)
+    user, key = request.user, request.auth
+    rights = {}
+    if isinstance(key, ApiKey):
+        models = frozenset(key.allowed_models) or None
+        rights = {"key_id": key.pk, "key_version": key.version, "models": models, "may_wake": key.may_wake}
+    return Caller(user.pk, user.username, user.is_admin, user.token_version, expires_at=0, weight=user.weight, **rights)
 
 
 def _release_database() -> None:

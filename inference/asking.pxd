@@ -1,5 +1,8 @@
+from inference.routing cimport Caller
+
+
 cdef class Reservation:
-    cdef public object caller
+    cdef public Caller caller
     cdef public bytes request_id
     cdef public bytes meta
     cdef public object prompt_tokens
@@ -15,7 +18,7 @@ cdef class Reservation:
 
 cdef class Asking:
     cdef public object _admission
-    cdef public object caller
+    cdef public Caller caller
     cdef public bytes request_id
     cdef public bytes meta
     cdef public object prompt_tokens

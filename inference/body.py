@@ -15,7 +15,7 @@ from inference.media import holds_media
 Raw = msgspec.Raw
 _decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
 _encode = msgspec.json.encode
-_DECODERS = {kind: msgspec.json.Decoder(kind).decode for kind in (str, int, bool, dict)}
+_DECODERS = {kind: msgspec.json.Decoder(kind | None).decode for kind in (str, int, bool, dict)}
 _NULL = b"null"
 
 MAX_CHOICES = 16
@@ -108,7 +108,7 @@ class Body:
         """The decoded value of a field as the client sent it; None when it is missing or null. `kind`: str, int, bool
         or dict. Raises InvalidRequest for another type."""
         raw = self.fields.get(name)
-        if raw is None or bytes(raw) == _NULL:
+        if raw is None:
             return None
         try:
             return _DECODERS[kind](raw)

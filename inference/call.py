@@ -1,7 +1,6 @@
 """A request on its way to an engine, and what the portal changes in it."""
 
 import hmac
-from functools import lru_cache
 from typing import Protocol
 
 import msgspec
@@ -82,8 +81,17 @@ def unprepare(call: Call) -> None:
     call.body.leave("model", "cache_salt", "min_tokens", call.body.max_tokens_field)
 
 
-@lru_cache(maxsize=10_000)
+_MOST_SALTS = 10_000
+_salts: dict[int, str] = {}
+
+
 def cache_salt(user_id: int) -> str:
     """vLLM uses a cached prefix again only for the same salt. Without one, the time to the first token would tell the
     users of a shared engine what others have asked."""
-    return hmac.new(secret_key("cache-salt").encode(), b"%d" % user_id, "sha256").hexdigest()[:32]
+    salt = _salts.get(user_id)
+    if salt is None:
+        if len(_salts) >= _MOST_SALTS:
+            _salts.clear()
+        salt = hmac.new(secret_key("cache-salt").encode(), b"%d" % user_id, "sha256").hexdigest()[:32]
+        _salts[user_id] = salt
+    return salt

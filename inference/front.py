@@ -18,6 +18,7 @@ from uvicorn.server import ServerState
 from inference.call import Call
 from inference.callers import Callers
 from inference.client import EVENTS
+from inference.digits import digits
 from inference.endpoints import ENDPOINTS
 from inference.endpoints.base import Endpoint
 from inference.errors import ApiError, Asleep, ModelNotFound
@@ -31,13 +32,13 @@ from inference.request_head import Head, Heads
 from inference.routing import Routes
 from inference.upstream import chunk, lines_of
 from inference.watch import Watch
-from vllm_portal.log import new_id
+from vllm_portal.ids import new_id
 
 MAX_AHEAD = 64 * 1024  # of a next request that comes before this one is answered
 REASONS = {200: b"OK", 400: b"Bad Request", 404: b"Not Found", 413: b"Content Too Large", 429: b"Too Many Requests"}
 
 _OK = b"HTTP/1.1 200 OK\r\n"
-_JSON_OF_LENGTH = b"content-type: application/json\r\ncontent-length: %d\r\n"
+_JSON_OF_LENGTH = b"content-type: application/json\r\ncontent-length: "
 _EVENTS = lines_of(EVENTS) + b"transfer-encoding: chunked\r\n"
 _SHORT = ("/v1/chat/completions", "/chat/completions", "/v1/completions", "/v1/embeddings")
 _LINES: dict[bytes, Endpoint] = {
@@ -243,7 +244,8 @@ class Front:
         ))  # fmt: skip
 
     def answer(self, data: bytes, lines: bytes) -> None:
-        self._outgoing.write(self._transport, self._lines(200, lines, _JSON_OF_LENGTH % len(data)) + data)
+        framing = b"".join((_JSON_OF_LENGTH, digits(len(data)), b"\r\n"))
+        self._outgoing.write(self._transport, self._lines(200, lines, framing) + data)
         self._done()
 
     def write(self, data: bytes, more: bool) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from vllm_portal.log import new_id
+from vllm_portal.ids import new_id
 
 HALF_BYTES = 8 * 2**20
 _HEAD = struct.Struct("<IQQQ")  # size, user, Unix time in ms, number

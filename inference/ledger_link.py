@@ -24,11 +24,12 @@ _SHA = hashlib.sha1(SCRIPT, usedforsecurity=False).hexdigest().encode()
 
 LONGEST_KNOWN = 1024
 _SIZES = [b"$%d\r\n" % size for size in range(LONGEST_KNOWN)]
+_LENGTHS = [b"%c" % size for size in range(256)]
 
 
 def counted(text: bytes) -> bytes:
     """With its length before it, at most 255, as the script reads what is packed."""
-    return b"%c%b" % (len(text), text)
+    return _LENGTHS[len(text)] + text
 
 
 def encoded(*parts: bytes) -> bytes:

@@ -28,7 +28,8 @@ from inference.limits import Revoked
 from inference.model_list import listed, models_of
 from inference.routing import Caller
 from vllm_portal.config import get_config
-from vllm_portal.log import accepted_id, request_id
+from vllm_portal.ids import accepted_id
+from vllm_portal.log import request_id
 
 logger = logging.getLogger(__name__)
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 
+from inference.digits import digits
 from inference.outgoing import Outgoing
 from inference.upstream import Address, Broken, CannotConnect, Connection, Line, Taker, Timeouts
 
@@ -93,7 +94,7 @@ class Pool:
     def post(self, address: Address, head: bytes, body: bytes, timeouts: Timeouts, taker: Taker) -> Line:
         """Sends a request; the answer goes to `taker`, never within this call. `head` is request line and headers,
         each line with its end; the body's length is added."""
-        request = b"".join((head, b"content-length: %d\r\n\r\n" % len(body), body))
+        request = b"".join((head, b"content-length: ", digits(len(body)), b"\r\n\r\n", body))
         return self.request(address, request, timeouts, taker)
 
     def request(

@@ -102,9 +102,9 @@ class Relay:
         if head is None:
             head = route.heads[path] = (
                 b"POST %b HTTP/1.1\r\nhost: engine\r\ncontent-type: application/json\r\nauthorization: %b\r\n"
-                % (path.encode(), route.authorization)
+                b"x-request-id: " % (path.encode(), route.authorization)
             )
-        head = b"%bx-request-id: %b\r\n" % (head, request_id.encode())
+        head = b"".join((head, request_id.encode(), b"\r\n"))
         return self._pool.post(route.address, head, body, self._timeouts, taker)
 
     async def count_prompt(self, call: Call) -> int:

@@ -5,7 +5,7 @@ two ways is not read here."""
 import hashlib
 import re
 
-from vllm_portal.log import accepted_id
+from vllm_portal.ids import accepted_id
 
 # Field lines of token, colon and visible text, each with its CRLF; no folding, no bare CR or LF, no NUL.
 _FIELDS = re.compile(rb"(?:[!#-'*+.0-9A-Z^-z|~-]+:[\t\x20-\x7e\x80-\xff]*\r\n)*\Z")

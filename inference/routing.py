@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from struct import Struct
 from typing import Protocol
 
@@ -15,53 +14,76 @@ from inference.replicas import choose
 _VERSIONS = Struct(">dd")
 
 
-@dataclass(slots=True)
 class Route:
     """A READY engine as the data plane sees it; or a LoRA adapter on one, which is one more model of that engine."""
 
-    engine_id: str
-    name: str
-    """The engine's."""
-    model: str
-    """As the engine calls it: of an adapter the name that its owner chose."""
-    owner_id: int | None
-    shared: bool
-    address: tuple[str, int]
-    authorization: bytes
-    max_model_len: int
-    task: str
-    has_chat_template: bool
-    created: int
-    users: frozenset[int] = frozenset()
-    """Ids of those whom the owner shares it with, by name or as members of a group."""
-    names: frozenset[str] = frozenset()
-    """What a key may name that is for it: its model, its own name, the aliases of either."""
-    meant: frozenset[str] = frozenset()
-    """The aliases alone."""
-    heads: dict[str, bytes] = field(default_factory=dict)
-    """The beginnings of requests to it, by path; made by the relay."""
-    about: dict[tuple[str, bool], bytes] = field(default_factory=dict)
-    """What records say of it, as members of a JSON object, by path and whether it streams; made by `call.about`."""
-    adapter: str = ""
-    """What everybody calls the adapter, `<model>:<its repository>`; "": this is the model itself."""
-    parent: str = ""
-    """The adapter's model."""
-    own_name: str = ""
-    """What the adapter's owner may call it besides; "": that is an alias, or this is no adapter."""
-    generation: int = 1
-    known: dict[str, bytes] = field(default_factory=dict)
-    """What the streams of this generation have told of it."""
-    line: FairLine = field(default_factory=FairLine)
-    """This process's own requests to it: under way, and waiting for their turn."""
-    breaker: Breaker = field(default_factory=Breaker)
-    tokens_per_s: float = 0.0
-    """Of one request; a slow mean, for estimating answers whose count was lost."""
-    gone: bool = False
-    """No longer in the snapshot: what has not been forwarded goes to another engine, if there is one."""
-    resting: bool = False
-    """In vLLM's own sleep, or on its way there or back: it runs, and would leave unanswered what is forwarded to it."""
-    comes_back: bool = False
-    """Asleep no longer, or not asleep at all but started afresh: nobody has to wake it."""
+    __slots__ = (
+        "about", "adapter", "address", "authorization", "breaker", "comes_back", "created", "engine_id", "generation",
+        "gone", "has_chat_template", "heads", "known", "line", "max_model_len", "meant", "model", "name", "names",
+        "own_name", "owner_id", "parent", "resting", "shared", "task", "tokens_per_s", "users",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        engine_id: str,
+        name: str,
+        model: str,
+        owner_id: int | None,
+        shared: bool,
+        address: tuple[str, int],
+        authorization: bytes,
+        max_model_len: int,
+        task: str,
+        has_chat_template: bool,
+        created: int,
+        users: frozenset[int] = frozenset(),
+        adapter: str = "",
+        parent: str = "",
+        generation: int = 1,
+        resting: bool = False,
+        comes_back: bool = False,
+    ) -> None:
+        """`name`: the engine's. `model`: as the engine calls it; of an adapter the name that its owner chose. `users`:
+        ids of those whom the owner shares it with, by name or as members of a group. `adapter`: what everybody calls
+        the adapter, `<model>:<its repository>`; "": this is the model itself. `parent`: the adapter's model. `resting`:
+        in vLLM's own sleep, or on its way there or back: it runs, and would leave unanswered what is forwarded to it.
+        `comes_back`: asleep no longer, or not asleep at all but started afresh: nobody has to wake it."""
+        self.engine_id = engine_id
+        self.name = name
+        self.model = model
+        self.owner_id = owner_id
+        self.shared = shared
+        self.address = address
+        self.authorization = authorization
+        self.max_model_len = max_model_len
+        self.task = task
+        self.has_chat_template = has_chat_template
+        self.created = created
+        self.users = users
+        self.adapter = adapter
+        self.parent = parent
+        self.generation = generation
+        self.resting = resting
+        self.comes_back = comes_back
+        self.names: frozenset[str] = frozenset()
+        """What a key may name that is for it: its model, its own name, the aliases of either."""
+        self.meant: frozenset[str] = frozenset()
+        """The aliases alone."""
+        self.own_name = ""
+        """What the adapter's owner may call it besides; "": that is an alias, or this is no adapter."""
+        self.heads: dict[str, bytes] = {}
+        """The beginnings of requests to it, by path; made by the relay."""
+        self.about: dict[tuple[str, bool], bytes] = {}
+        """What records say of it, as members of a JSON object, by path and whether it streams; made by `call.about`."""
+        self.known: dict[str, bytes] = {}
+        """What the streams of this generation have told of it."""
+        self.line = FairLine()
+        """This process's own requests to it: under way, and waiting for their turn."""
+        self.breaker = Breaker()
+        self.tokens_per_s = 0.0
+        """Of one request; a slow mean, for estimating answers whose count was lost."""
+        self.gone = False
+        """No longer in the snapshot: what has not been forwarded goes to another engine, if there is one."""
 
     @property
     def title(self) -> str:
@@ -69,50 +91,61 @@ class Route:
         return self.adapter or self.model
 
 
-@dataclass(frozen=True, slots=True)
+_STAYS = frozenset(("line", "breaker", "known", "tokens_per_s", "gone"))
+_CHANGES = tuple(name for name in Route.__slots__ if name not in _STAYS)
+"""What a new snapshot tells of an engine that is known."""
+
+
 class Caller:
-    """Who asks, as far as a request to an engine matters."""
+    """Who asks, as far as a request to an engine matters. Not to be changed: requests share it."""
 
-    user_id: int
-    username: str
-    is_admin: bool
-    token_version: int
-    expires_at: float
-    key_id: int | None = None
-    """The API key that the caller came with; None: an access token or a session."""
-    key_version: int = 0
-    models: frozenset[str] | None = None
-    """Names of models or engines that the key is for; None: all."""
-    may_infer: bool = True
-    may_wake: bool = True
-    """Engines that sleep."""
-    weight: float = 1.0
-    """Of the user's share where an engine is full."""
-    session: bytes = b""
-    """The log-in that an access token comes from; b"": a key."""
-    rights: bytes = field(init=False, repr=False, compare=False)
-    """User, key, their versions and the session, packed as the ledger's admissions want them."""
-    payers: bytes = field(init=False, repr=False, compare=False)
-    """User and key, as its settlements want them."""
-    opened: bytes = field(init=False, repr=False, compare=False)
-    """The same, as what the ledger keeps of an open request begins."""
-    about: bytes = field(init=False, repr=False, compare=False)
-    """What records say of the caller, as members of a JSON object."""
+    __slots__ = (
+        "about", "expires_at", "is_admin", "key_id", "key_version", "may_infer", "may_wake", "models", "opened",
+        "payers", "rights", "session", "subjects", "token_version", "user_id", "username", "weight",
+    )  # fmt: skip
 
-    def __post_init__(self) -> None:
-        payers = b"".join(map(counted, self.subjects))
-        rights = payers + _VERSIONS.pack(self.token_version, self.key_version) + counted(self.session)
-        about = b'"user_id":%d' % self.user_id
-        if self.key_id is not None:
-            about += b',"key_id":%d' % self.key_id
-        opened = b"%b %b " % self.subjects
-        for name, value in (("rights", rights), ("payers", payers), ("opened", opened), ("about", about)):
-            object.__setattr__(self, name, value)
-
-    @property
-    def subjects(self) -> tuple[bytes, bytes]:
+    def __init__(
+        self,
+        user_id: int,
+        username: str,
+        is_admin: bool,
+        token_version: int,
+        expires_at: float,
+        key_id: int | None = None,
+        key_version: int = 0,
+        models: frozenset[str] | None = None,
+        may_infer: bool = True,
+        may_wake: bool = True,
+        weight: float = 1.0,
+        session: bytes = b"",
+    ) -> None:
+        """`key_id`: the API key that the caller came with; None: an access token or a session. `models`: names of
+        models or engines that the key is for; None: all. `may_wake`: engines that sleep. `weight`: of the user's share
+        where an engine is full. `session`: the log-in that an access token comes from; b"": a key."""
+        self.user_id = user_id
+        self.username = username
+        self.is_admin = is_admin
+        self.token_version = token_version
+        self.expires_at = expires_at
+        self.key_id = key_id
+        self.key_version = key_version
+        self.models = models
+        self.may_infer = may_infer
+        self.may_wake = may_wake
+        self.weight = weight
+        self.session = session
+        self.subjects = b"%d" % user_id, b"" if key_id is None else b"k%d" % key_id
         """User and key, as the ledger names them."""
-        return b"%d" % self.user_id, b"" if self.key_id is None else b"k%d" % self.key_id
+        self.payers = b"".join([counted(subject) for subject in self.subjects])
+        """The same, as its settlements want them."""
+        self.rights = self.payers + _VERSIONS.pack(token_version, key_version) + counted(session)
+        """User, key, their versions and the session, packed as the ledger's admissions want them."""
+        self.opened = b"%b %b " % self.subjects
+        """User and key, as what the ledger keeps of an open request begins."""
+        self.about = b'"user_id":%d' % user_id
+        """What records say of the caller, as members of a JSON object."""
+        if key_id is not None:
+            self.about += b',"key_id":%d' % key_id
 
 
 class Asked(Protocol):
@@ -162,9 +195,8 @@ class Routes:
             key = (route.engine_id, route.adapter)
             old = self._known.get(key)
             if old is not None and old.generation == route.generation:
-                for name in Route.__slots__:
-                    if name not in ("line", "breaker", "known", "tokens_per_s", "gone"):
-                        setattr(old, name, getattr(route, name))
+                for name in _CHANGES:
+                    setattr(old, name, getattr(route, name))
                 route = old
             if route.adapter:
                 base = known[route.engine_id, ""]

@@ -22,8 +22,10 @@ MODULES = (
     "inference.answer_head",
     "inference.asking",
     "inference.body",
+    "inference.breaker",
     "inference.call",
     "inference.callers",
+    "inference.digits",
     "inference.endpoints.base",
     "inference.endpoints.chat",
     "inference.endpoints.completions",
@@ -45,6 +47,7 @@ MODULES = (
     "inference.upstream",
     "inference.waiting",
     "inference.watch",
+    "vllm_portal.ids",
 )
 """What each request and each chunk passes. The types of their classes stand beside them, in .pxd files."""
 SWITCH = "VLLM_PORTAL_COMPILED"

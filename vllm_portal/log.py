@@ -3,30 +3,12 @@
 The request id travels in a context variable, so that code deep below a view logs it without knowing of it.
 """
 
-import itertools
 import logging
 import re
-import secrets
 from contextvars import ContextVar
 from typing import Any
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
-
-_process = secrets.token_hex(8)
-_count = itertools.count(1)
-_ACCEPTABLE = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
-
-
-def new_id() -> str:
-    """An id that no other request of any process has. Unique, not secret: a random part per process and a count,
-    which costs a tenth of a random id."""
-    return f"{_process}{next(_count):010x}"
-
-
-def accepted_id(offered: str) -> str:
-    """The client's own request id where it is harmless, else a new one."""
-    return offered if _ACCEPTABLE.match(offered) else new_id()
-
 
 # Shapes of secrets: API keys, Hugging Face tokens, JWTs, bearer headers, passwords in URLs.
 _SECRETS = re.compile(

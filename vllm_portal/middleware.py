@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from django.http import HttpRequest, HttpResponse
 
-from vllm_portal.log import accepted_id, request_id
+from vllm_portal.ids import accepted_id
+from vllm_portal.log import request_id
 
 
 class RequestIdMiddleware:

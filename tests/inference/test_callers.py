@@ -1,9 +1,9 @@
 """What is remembered of callers, between their tokens and the database."""
 
 import asyncio
-from dataclasses import replace
 
 from inference.callers import Callers
+from inference.routing import Caller
 from tests.fakes.plane import ALICE
 
 HEADER = b"Bearer a-token"
@@ -23,7 +23,7 @@ def test_what_was_read_before_a_change_is_not_remembered_after_it():
         callers = Callers(fetch)
         first = asyncio.ensure_future(callers.identify(HEADER))
         await asyncio.sleep(0)
-        in_database[0] = replace(ALICE, weight=3.0)
+        in_database[0] = Caller(1, "alice", False, 1, 2**40, weight=3.0)
         callers.forget()
         answered.set()
         return [(await first).weight, *[(await callers.identify(HEADER)).weight for _ in range(2)]]

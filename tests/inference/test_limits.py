@@ -1,7 +1,6 @@
 """Limits by time and number, of users and of keys, and the line of those who wait; against a real Redis, no engine."""
 
 import asyncio
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -298,7 +297,7 @@ def test_headers_name_requests_only_where_they_are_limited():
 
 def test_a_stream_that_was_extended_very_often_is_settled_all_the_same():
     """What it counts in has grown beyond what a settlement has room for; the ledger knows it."""
-    of_long_id = replace(KEY, key_id=10**15)
+    of_long_id = Caller(1, "alice", False, 1, 0, key_id=10**15, key_version=1)
     for subject in (1, f"k{10**15}"):
         quota(subject, td=10_000_000, tM=10_000_000, gl=10_000_000)
 

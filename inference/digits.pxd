@@ -1,0 +1,3 @@
+cdef list _SMALL
+
+cpdef bytes digits(long long number)
