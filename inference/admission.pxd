@@ -1,7 +1,9 @@
 from inference.asking cimport Asking, Reservation
+from inference.digits cimport digits
 from inference.journal cimport Journal
-from inference.ledger_link cimport LedgerLink
+from inference.ledger_link cimport LedgerLink, counted
 from inference.waiting cimport WaitingRoom
+from vllm_portal.ids cimport new_id
 
 
 cdef class Admission:

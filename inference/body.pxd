@@ -1,3 +1,8 @@
+from inference.media cimport holds_media, may_hold_media
+
+cdef dict _DECODERS
+
+
 cdef class Body:
     cdef public dict fields
     cdef public Py_ssize_t size

@@ -10,7 +10,7 @@ import msgspec
 
 from inference import affinity
 from inference.errors import InvalidRequest
-from inference.media import holds_media
+from inference.media import holds_media, may_hold_media
 
 Raw = msgspec.Raw
 _decode_object = msgspec.json.Decoder(dict[str, Raw]).decode
@@ -161,10 +161,11 @@ def read(data: bytes, prompt_fields: tuple[str, ...] = ()) -> Body:
                     param="chat_template_kwargs",
                     code="unsupported_parameter",
                 )
-    for name in prompt_fields:
-        raw = fields.get(name)
-        if raw is not None and holds_media(name, bytes(raw)):
-            body.text_only = False
+    if may_hold_media(data):
+        for name in prompt_fields:
+            raw = fields.get(name)
+            if raw is not None and holds_media(name, bytes(raw)):
+                body.text_only = False
     return body
 
 

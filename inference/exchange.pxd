@@ -1,3 +1,5 @@
+from inference.call cimport prepare
+from inference.limits cimport rate_lines
 from inference.reserving cimport Reserving
 
 

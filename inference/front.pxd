@@ -1,10 +1,16 @@
 from inference.callers cimport Callers
+from inference.digits cimport digits
 from inference.exchange cimport Exchange
 from inference.outgoing cimport Outgoing
 from inference.relay cimport Relay
-from inference.request_head cimport Head
+from inference.request_head cimport Head, Heads
 from inference.routing cimport Routes
+from inference.upstream cimport chunk
 from inference.watch cimport Watch
+from vllm_portal.ids cimport new_id
+
+cdef dict _LINES
+cdef Heads _heads
 
 
 cdef class Front:

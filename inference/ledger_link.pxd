@@ -1,3 +1,9 @@
+cdef list _SIZES
+cdef list _LENGTHS
+
+cpdef bytes counted(bytes text)
+
+
 cdef class LedgerLink:
     cdef public str _url
     cdef public double _timeout_s

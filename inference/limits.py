@@ -5,9 +5,14 @@ import time
 from calendar import monthrange
 from collections.abc import Sequence
 
-from inference.digits import digits
 from inference.errors import ApiError, InvalidKey, LimitReached, TryLater
 from inference.upstream import Headers
+
+_TOKEN_LINES = b"x-ratelimit-limit-tokens: %b\r\nx-ratelimit-remaining-tokens: %b\r\nx-ratelimit-reset-tokens: %ds\r\n"
+_ALL_LINES = (
+    _TOKEN_LINES + b"x-ratelimit-limit-requests: %b\r\nx-ratelimit-remaining-requests: %b\r\n"
+    b"x-ratelimit-reset-requests: %ds\r\n"
+)
 
 
 class Revoked(InvalidKey):
@@ -96,17 +101,10 @@ def rate_lines(told: Sequence[bytes], now_s: int) -> bytes:
     """OpenAI's headers, each line with its CRLF, of what the ledger answered to an admission: requests a minute where
     they are limited, and the tightest limit of tokens. A limit in total never resets: 0s."""
     _, _, requests, requests_left, tokens, tokens_left, window, _ = told
-    lines = _rate_lines(b"tokens", tokens, tokens_left, reset_s(window, now_s) if window else 0)
+    resets = reset_s(window, now_s) if window else 0
     if requests == b"-1":
-        return lines
-    return lines + _rate_lines(b"requests", requests, requests_left, 60 - now_s % 60)
-
-
-def _rate_lines(kind: bytes, limit: bytes, left: bytes, resets_s: int) -> bytes:
-    return b"".join((
-        b"x-ratelimit-limit-", kind, b": ", limit, b"\r\nx-ratelimit-remaining-", kind, b": ", left,
-        b"\r\nx-ratelimit-reset-", kind, b": ", digits(resets_s), b"s\r\n",
-    ))  # fmt: skip
+        return _TOKEN_LINES % (tokens, tokens_left, resets)
+    return _ALL_LINES % (tokens, tokens_left, resets, requests, requests_left, 60 - now_s % 60)
 
 
 def _whose(subject: bytes) -> str:

@@ -1,3 +1,4 @@
+from inference.digits cimport digits
 from inference.outgoing cimport Outgoing
 from inference.upstream cimport Connection
 

@@ -1,6 +1,6 @@
 from inference.admission cimport Admission
 from inference.asking cimport Asking, Reservation
-from inference.call cimport Call
+from inference.call cimport Call, about
 from inference.fair_line cimport Place
 
 

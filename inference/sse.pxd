@@ -1,3 +1,6 @@
+cpdef answer_usage(bytes body)
+
+
 cdef class Events:
     cdef public bytes _rest
     cdef public bint final

@@ -1,4 +1,8 @@
-from inference.answer_head cimport AnswerHead
+from inference.answer_head cimport AnswerHead, AnswerHeads
+
+cdef list _CHUNK_HEADS
+cdef list _SIZES
+cdef AnswerHeads _heads
 
 
 cpdef bytes chunk(bytes data)

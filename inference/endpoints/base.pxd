@@ -1,0 +1,2 @@
+from inference.body cimport Body, read
+from inference.sse cimport answer_usage

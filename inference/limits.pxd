@@ -1,0 +1,1 @@
+cpdef bytes rate_lines(told, long long now_s)
