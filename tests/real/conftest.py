@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.journeys.portal_process import PortalProcess
+from tests.real.docker_rig import fake_image, rig  # noqa: F401
 
 LAB = Path(__file__).parent / "lab"
 CACHE = Path(os.environ.get("PORTAL_TEST_CACHE") or Path.home() / ".cache/vllm-portal-tests")
