@@ -13,9 +13,10 @@ from engines.gpus import Found
 from engines.launchers.base import LaunchSpec
 from engines.models import Engine, Gpu
 from engines.states import TANGIBLE, State
-from tests.engines.conftest import NOW, join_apart, wait_until
+from tests.engines.conftest import NOW, join_apart
 from tests.fakes.launchers import raising
 from tests.threads import at_once
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("no_restarts")]
 
