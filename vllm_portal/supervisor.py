@@ -160,6 +160,7 @@ def _children(config: Config, listener: socket.socket, launcher: str) -> dict[st
     """In the order in which they are started. Each gets the launcher by name: `auto` might mean another one to each."""
     logs, children = config.data_dir / "logs", {}
     variables = environment(PORTAL_DATA_DIR=str(config.data_dir), PORTAL_LAUNCHER=launcher, PYTHONUNBUFFERED="1")
+    variables["CELERY_SKIP_CHECKS"] = "1"  # they import all pages, and say nothing about this machine
     variables.pop("PORTAL_ADMIN_PASSWORD", None)  # used up: what does not know it cannot lose it
     start = partial(python, cwd=PROJECT_ROOT, environment=variables)
     if not config.redis_url:
