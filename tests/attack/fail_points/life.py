@@ -1,5 +1,6 @@
 """The life of an engine, and a portal that dies in the middle of it."""
 
+import contextlib
 import os
 import signal
 import time
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import requests
 
-from tests.attack.fail_points import bring_back_soon
+from tests.attack.fail_points import bring_back_soon, took
 from tests.journeys import whole_way
 from tests.journeys.portal_process import PortalProcess, Session
 
@@ -28,8 +29,10 @@ class MortalPortal(PortalProcess):
         draft.write_text(step)
         draft.rename(self.point)
 
-    def engines(self) -> list[dict]:
-        return self.database_rows("select * from engines_engine")
+    def engine(self, column: str, value: str) -> dict:
+        """The one whose `column` is that."""
+        (found,) = self.database_rows(f"select * from engines_engine where {column} = ?", value)  # noqa: S608
+        return found
 
 
 class Lives:
@@ -40,8 +43,6 @@ class Lives:
         self.portal, self.alice, self._all_that_run = portal, alice, running
         whole_way.start(alice, BYSTANDER, 2048, 120)
         self._others = running()
-        self.took: dict[str, list[float]] = {}
-        """Seconds until all was well again after a death there."""
 
     def go(self, step: str, within: str) -> None:
         """`within`: launch, doze, sleep, afresh, stop or failure: the part of its life that the step belongs to."""
@@ -65,10 +66,10 @@ class Lives:
             stopped_s = self._comes_to(engine, "STOPPED", step)
             took_s = stopped_s if within == "stop" else took_s
         self.portal.wait_for(lambda: not self.portal.point.exists(), 10, f"a death at {step}")
-        self.took.setdefault(step, []).append(round(took_s, 1))
+        took.note(within, step, took_s)
 
     def nothing_else_was_touched(self) -> bool:
-        (bystander,) = [engine for engine in self.portal.engines() if engine["model"] == BYSTANDER]
+        bystander = self.portal.engine("model", BYSTANDER)
         return (bystander["state"], bystander["generation"]) == ("READY", 1)
 
     def _sleeps_and_wakes(self, engine: str, step: str) -> float:
@@ -111,8 +112,7 @@ class Lives:
         return max(dozed_s, woke_s)
 
     def _row(self, engine: str) -> dict:
-        (found,) = [one for one in self.portal.engines() if one["id"] == engine]
-        return found
+        return self.portal.engine("id", engine)
 
     def _processes(self, engine: str) -> set:
         (found,) = [ids for name, ids in self._all_that_run().items() if engine[:12] in name]
@@ -145,7 +145,8 @@ class Lives:
 
     def _kill(self, engine: str) -> None:
         for process_id in self._processes(engine):
-            os.kill(process_id, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # the shell ends by itself once its engine has
+                os.kill(process_id, signal.SIGKILL)
 
     def _running(self, engine: str) -> int:
         """How many of it run. What others run is as it was."""
