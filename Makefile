@@ -46,7 +46,7 @@ test-attack: $(DEV) compiled  ## generated requests (EXAMPLES=40: over 10,000), 
 	ATTACK_EXAMPLES=$(EXAMPLES) $(foreach size,REQUESTS ROUNDS LEAVING KILLS RESTARTS,$(if $($(size)),$(size)=$($(size)))) $(BIN)/python -m pytest -q -n 2 tests/attack
 
 test-points: $(DEV) compiled  ## kill -9 at each step of an engine's life, POINTS times, in POINTS_AT_ONCE portals beside each other
-	POINTS=$(POINTS) $(BIN)/python -m pytest -q -n $(POINTS_AT_ONCE) --maxschedchunk 1 tests/attack/test_fail_points.py
+	POINTS=$(POINTS) $(BIN)/python -m pytest -q -n $(POINTS_AT_ONCE) --maxschedchunk 1 -p no:randomly tests/attack/test_fail_points.py
 
 fuzz: $(FUZZER)  ## bytes that break a reader of HTTP or of streams: each looked for FUZZ_SECONDS long; Linux on x86-64
 	@for target in front head upstream sse; do \

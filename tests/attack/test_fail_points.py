@@ -92,6 +92,7 @@ def portal(tmp_path):
     )  # fmt: skip
     yield portal.start()
     portal.stop()
+    assert StandIns(portal).processes() == {}
 
 
 @pytest.mark.parametrize(
@@ -101,8 +102,10 @@ def portal(tmp_path):
 @pytest.mark.parametrize("first", range(0, ROUNDS or 1, ROUNDS_OF_A_PORTAL))
 def test_nothing_is_left_and_nothing_else_is_touched(portal, within, steps, first):
     alice = portal.admin().add_user("alice", "correct horse")
-    lives = Lives(portal, alice, StandIns(portal).processes)
+    stand_ins = StandIns(portal)
+    lives = Lives(portal, alice, stand_ins.processes)
     for _ in range(first, min(first + ROUNDS_OF_A_PORTAL, ROUNDS or 1)):
         for step in steps if ROUNDS else steps[::2]:
             lives.go(step, within)
     assert lives.nothing_else_was_touched()
+    assert set(stand_ins.starts().values()) == {1}, "each was started once"

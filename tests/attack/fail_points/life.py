@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import sqlite3
 import time
 import uuid
 from collections.abc import Callable
@@ -15,6 +16,17 @@ from tests.journeys import whole_way
 from tests.journeys.portal_process import PortalProcess, Session
 
 BYSTANDER, MODEL = "some-org/bystander", "some-org/some-model"
+UP = ["QUEUED", "PLACED", "STARTING", "LOADING", "READY"]
+DOWN = ["STOPPING", "STOPPED"]
+MOVES = {
+    "launch": UP + DOWN,
+    "doze": [*UP, "WAKING", "READY", *DOWN],
+    "sleep": [*UP, "ASLEEP", *UP, *DOWN],
+    "afresh": UP + UP[1:] + DOWN,
+    "stop": UP + DOWN,
+    "failure": [*UP, "FAILED"],
+}
+"""What becomes of an engine, whichever process of the portal dies meanwhile."""
 
 
 class MortalPortal(PortalProcess):
@@ -23,6 +35,7 @@ class MortalPortal(PortalProcess):
     def __init__(self, directory: Path, **settings: object) -> None:
         super().__init__(directory, **settings)
         self.point = bring_back_soon(self)
+        self._reader: sqlite3.Connection | None = None
 
     def die_at(self, step: str) -> None:
         draft = self.point.with_suffix(".draft")
@@ -30,9 +43,18 @@ class MortalPortal(PortalProcess):
         draft.rename(self.point)
 
     def engine(self, column: str, value: str) -> dict:
-        """The one whose `column` is that."""
-        (found,) = self.database_rows(f"select * from engines_engine where {column} = ?", value)  # noqa: S608
-        return found
+        """The one whose `column` is that. It is looked at so often that opening the database each time would cost more
+        than all else that the test does."""
+        self._reader = self._reader or self._database("ro")
+        query = f"select * from engines_engine where {column} = ?"  # noqa: S608
+        (found,) = self._reader.execute(query, [value]).fetchall()
+        return dict(found)
+
+    def stop(self) -> int:
+        if self._reader:
+            self._reader.close()
+            self._reader = None
+        return super().stop()
 
 
 class Lives:
@@ -66,6 +88,7 @@ class Lives:
             stopped_s = self._comes_to(engine, "STOPPED", step)
             took_s = stopped_s if within == "stop" else took_s
         self.portal.wait_for(lambda: not self.portal.point.exists(), 10, f"a death at {step}")
+        assert self._moves(engine) == MOVES[within], f"after a death at {step}"
         took.note(within, step, took_s)
 
     def nothing_else_was_touched(self) -> bool:
@@ -113,6 +136,10 @@ class Lives:
 
     def _row(self, engine: str) -> dict:
         return self.portal.engine("id", engine)
+
+    def _moves(self, engine: str) -> list[str]:
+        events = "select new_state from engines_engineevent where engine_id = ? order by id"
+        return [event["new_state"] for event in self.portal.database_rows(events, engine)]
 
     def _processes(self, engine: str) -> set:
         (found,) = [ids for name, ids in self._all_that_run().items() if engine[:12] in name]
