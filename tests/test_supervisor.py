@@ -21,6 +21,7 @@ from tests import postgres_server
 from vllm_portal.children import Child, cap, last_lines
 from vllm_portal.config import PROJECT_ROOT
 from vllm_portal.errors import OperatorError
+from vllm_portal.priority import NICENESS
 from vllm_portal.watchdog import Watchdog
 
 WEB, WORKER = "-m vllm_portal.web", "-m celery -A vllm_portal worker"
@@ -214,6 +215,19 @@ def test_a_process_that_dies_is_named_and_started_again(start, data_dir):
     until(lambda: "worker ended unexpectedly (killed by SIGKILL); it starts again in 1 s" in portal.said)
     assert "the last thing it said" in portal.said
     until(lambda: portal.pids_of(WORKER) not in ([], [worker]))
+
+
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="sessions have no shares of their own here")
+def test_a_worker_steps_back_once_it_is_there_and_not_before(start):
+    """It is missed until then, and its imports would take thrice as long where cores are busy."""
+    portal = start().wait_until_it_serves()
+    (worker,) = portal.pids_of(WORKER)
+
+    def share():
+        return Path(f"/proc/{worker}/autogroup").read_text().split()[-1]
+
+    until(lambda: share() == str(NICENESS))
+    assert "Connected to redis" in portal.log("worker")
 
 
 def test_requests_wait_while_a_web_server_that_died_starts_again(start):

@@ -1,7 +1,7 @@
 """What steps back where cores are few: answers go first, records and sums a moment later. On Linux; elsewhere nothing.
 
 Linux shares a core among sessions first (autogroup, outside of containers and services), then by niceness among the
-threads of one. So both are set: the session's share by whoever starts one, a thread's niceness by itself. Not a whole
+threads of one. So both are set: the session's share by whoever leads it, a thread's niceness by itself. Not a whole
 process': the worker's other threads start engines, which would inherit it."""
 
 import contextlib

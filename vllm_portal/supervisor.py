@@ -173,6 +173,6 @@ def _children(config: Config, listener: socket.socket, launcher: str) -> dict[st
     for number in range(1, config.web_processes + 1):
         name = "web" if number == 1 else f"web-{number}"
         children[name] = Child(name, spawn_web, logs / f"{name}.log", grace_s=web.GRACEFUL_SECONDS + 3)
-    children["worker"] = Child("worker", start(*_CELERY, *_WORKER), logs / "worker.log", 15, steps_back=True)
+    children["worker"] = Child("worker", start(*_CELERY, *_WORKER), logs / "worker.log", grace_s=15)
     children["beat"] = Child("beat", start(*_CELERY, *beat), logs / "beat.log", grace_s=5)
     return children
