@@ -14,9 +14,10 @@ NICENESS = 5  # a third of the share of what has 0
 
 
 def session_steps_back() -> None:
-    """This process leads a session of its own."""
-    with contextlib.suppress(OSError):  # no autogroup here
-        Path("/proc/self/autogroup").write_text(str(NICENESS))
+    """Only where this process leads it: who else is in another's is not to be held up."""
+    if os.getsid(0) == os.getpid():
+        with contextlib.suppress(OSError):  # no autogroup here
+            Path("/proc/self/autogroup").write_text(str(NICENESS))
 
 
 def thread_steps_back() -> None:

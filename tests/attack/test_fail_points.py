@@ -1,6 +1,6 @@
 """A process of the portal dies at each step of a launch, a doze, a sleep, a fresh start, a stop and a failure: soon
 exactly one engine runs or none, as the row says, and nothing else was touched. `make test-points POINTS=100` does each
-so many times; without POINTS every other one is taken."""
+so many times, and POINTS_TOOK=FILE keeps how long each took; without POINTS every other one is taken."""
 
 import os
 
