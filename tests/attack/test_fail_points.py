@@ -90,8 +90,10 @@ def portal(tmp_path):
         tmp_path, launcher="simulator", stop_engines_on_exit="true", reconcile_seconds=0.5,
         simulator_args="--simulate-start-seconds=0.5", sleep_level=2, engine_restarts=0,
     )  # fmt: skip
-    yield portal.start()
-    portal.stop()
+    try:  # a run that is broken off while a portal starts leaves none behind
+        yield portal.start()
+    finally:
+        portal.stop()
     assert StandIns(portal).processes() == {}
 
 
