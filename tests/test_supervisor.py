@@ -20,6 +20,7 @@ import pytest
 from tests import postgres_server
 from tests.waiting import wait_until
 from vllm_portal.config import PROJECT_ROOT
+from vllm_portal.priority import NICENESS
 
 WEB, WORKER = "-m vllm_portal.web", "-m celery -A vllm_portal worker"
 START_S = 60  # generous: the machine may be busy with other tests
@@ -205,6 +206,19 @@ def test_a_process_that_dies_is_named_and_started_again(start, data_dir):
     wait_until(lambda: "worker ended unexpectedly (killed by SIGKILL); it starts again in 1 s" in portal.said)
     assert "the last thing it said" in portal.said
     wait_until(lambda: portal.pids_of(WORKER) not in ([], [worker]))
+
+
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="sessions have no shares of their own here")
+def test_a_worker_steps_back_once_it_is_there_and_not_before(start):
+    """It is missed until then, and its imports would take thrice as long where cores are busy."""
+    portal = start().wait_until_it_serves()
+    (worker,) = portal.pids_of(WORKER)
+
+    def share():
+        return Path(f"/proc/{worker}/autogroup").read_text().split()[-1]
+
+    wait_until(lambda: share() == str(NICENESS))
+    assert "Connected to redis" in portal.log("worker")
 
 
 def test_requests_wait_while_a_web_server_that_died_starts_again(start):
