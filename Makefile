@@ -4,6 +4,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 EXAMPLES ?= 2
 FUZZ_SECONDS ?= 20
+POINTS ?= 1
+POINTS_AT_ONCE ?= 2
 RUNTIME := .venv/.runtime-installed
 BUILD := .venv/.build-installed
 DEV := .venv/.dev-installed
@@ -13,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install --require-ha
 CHECKS := PORTAL_CONFIG=/dev/null PORTAL_DATA_DIR=$(CURDIR)/.venv/check-data
 
 # Tests that touch no database, or bring their own: once is enough.
-ONCE := tests/test_config.py tests/test_docs.py tests/test_imports.py tests/test_supervisor.py tests/journeys \
+ONCE := tests/test_config.py tests/test_docs.py tests/test_imports.py tests/test_supervisor.py tests/test_children.py tests/journeys \
 	tests/engines/launchers tests/engines/simulator tests/inference/test_sse.py tests/inference/test_upstream.py \
 	tests/fuzz tests/inference/test_front_framing.py tests/inference/test_front_slow.py \
 	tests/inference/test_front_smuggling.py tests/inference/test_upstream_pieces.py tests/inference/test_sse_pieces.py \
@@ -22,7 +24,7 @@ ONCE := tests/test_config.py tests/test_docs.py tests/test_imports.py tests/test
 # Compiled once, and not again by each of the many processes.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run compiled test test-postgresql test-attack test-real test-browser screenshots fuzz bench lint format requirements clean
+.PHONY: help run compiled test test-postgresql test-attack test-points test-real test-browser screenshots fuzz bench lint format requirements clean
 .DEFAULT_GOAL := help
 
 help:  ## list these targets
@@ -40,8 +42,11 @@ test: lint compiled  ## install and run all tests that this machine can run, on 
 test-postgresql: $(DEV)  ## the tests that use a database, on PostgreSQL, with the hot path not compiled
 	VLLM_PORTAL_COMPILED=0 $(BIN)/python tests/postgres_server.py $(BIN)/python -m pytest -q -n 4 $(ONCE:%=--ignore=%)
 
-test-attack: $(DEV) compiled  ## generated requests (EXAMPLES=40: over 10,000), counts (REQUESTS=, ROUNDS=), kill -9 while it works (KILLS=, POINTS=, RESTARTS=)
-	ATTACK_EXAMPLES=$(EXAMPLES) $(foreach size,REQUESTS ROUNDS LEAVING KILLS POINTS RESTARTS,$(if $($(size)),$(size)=$($(size)))) $(BIN)/python -m pytest -q -n 2 tests/attack
+test-attack: $(DEV) compiled  ## generated requests (EXAMPLES=40: over 10,000), counts (REQUESTS=, ROUNDS=), kill -9 while it works (KILLS=, RESTARTS=)
+	ATTACK_EXAMPLES=$(EXAMPLES) $(foreach size,REQUESTS ROUNDS LEAVING KILLS RESTARTS,$(if $($(size)),$(size)=$($(size)))) $(BIN)/python -m pytest -q -n 2 tests/attack
+
+test-points: $(DEV) compiled  ## kill -9 at each step of an engine's life, POINTS times, in POINTS_AT_ONCE portals beside each other
+	POINTS=$(POINTS) $(BIN)/python -m pytest -q -n $(POINTS_AT_ONCE) --maxschedchunk 1 -p no:randomly tests/attack/test_fail_points.py
 
 fuzz: $(FUZZER)  ## bytes that break a reader of HTTP or of streams: each looked for FUZZ_SECONDS long; Linux on x86-64
 	@for target in front head upstream sse; do \

@@ -1,4 +1,4 @@
-"""The admin pages speak as people do: no name of a column where a word belongs."""
+"""The admin pages are what Django takes for sound, and speak as people do: no name of a column where a word belongs."""
 
 import re
 
@@ -7,6 +7,9 @@ from django.contrib.admin.utils import flatten, label_for_field
 
 from accounts.admin import TokenLimitForm
 from accounts.keys_admin import KeyAdminForm
+from vllm_portal import urls
+
+assert urls.urlpatterns  # the pages come with them
 
 MACHINES = re.compile(r"\b(api|gpu|gpus|cpu|kv|uuid|hf|gen|len|vllm|ms|dtype|db|ttft)\b")
 """As columns are named. Written by people: API, GPU, UUID, Hugging Face, generated …"""
@@ -18,6 +21,11 @@ def labels(page: admin.ModelAdmin) -> set[str]:
     names = flatten([*page.list_display, *(page.fields or ()), *declared, *page.readonly_fields])
     names += [one for one in page.list_filter if isinstance(one, str)]
     return {str(label_for_field(name, page.model, page)) for name in names if name != "action_checkbox"}
+
+
+def test_django_finds_nothing_wrong_with_them():
+    assert admin.site._registry
+    assert admin.site.check(None) == []
 
 
 def test_no_label_is_the_name_of_a_column():

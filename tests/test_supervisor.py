@@ -18,10 +18,9 @@ from pathlib import Path
 import pytest
 
 from tests import postgres_server
-from vllm_portal.children import Child, cap, last_lines
+from tests.waiting import wait_until
 from vllm_portal.config import PROJECT_ROOT
-from vllm_portal.errors import OperatorError
-from vllm_portal.watchdog import Watchdog
+from vllm_portal.priority import NICENESS
 
 WEB, WORKER = "-m vllm_portal.web", "-m celery -A vllm_portal worker"
 START_S = 60  # generous: the machine may be busy with other tests
@@ -82,7 +81,7 @@ class Portal:
         return self._output.read_text()
 
     def wait_until_it_serves(self):
-        until(lambda: "Data  " in self.said or self.process.poll() is not None, START_S)
+        wait_until(lambda: "Data  " in self.said or self.process.poll() is not None)
         assert self.process.poll() is None, self.said
         return self
 
@@ -126,13 +125,6 @@ def command_line(pid):
         return ""  # it has ended
 
 
-def until(condition, seconds=START_S):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it never came true"
-        time.sleep(0.02)
-
-
 # What it says and does
 
 
@@ -162,7 +154,7 @@ def log_in(portal, name, password):
 
 def test_ctrl_c_leaves_no_process_and_the_second_start_shows_no_password(start, data_dir):
     portal = start().wait_until_it_serves()
-    until(lambda: " ready" in portal.log("worker"))
+    wait_until(lambda: " ready" in portal.log("worker"))
     assert len(processes_of(data_dir)) == 6  # supervisor, Redis, pages, web, worker, beat
 
     portal.ctrl_c()
@@ -187,7 +179,7 @@ def test_no_process_survives_a_kill_9_of_the_supervisor(start, data_dir):
     portal.process.kill()
     portal.wait()
 
-    until(lambda: processes_of(data_dir) == [], 5)
+    wait_until(lambda: processes_of(data_dir) == [])
 
 
 def test_a_second_ctrl_c_does_not_wait_for_a_web_server_that_hangs(start, data_dir):
@@ -195,13 +187,13 @@ def test_a_second_ctrl_c_does_not_wait_for_a_web_server_that_hangs(start, data_d
     os.kill(*portal.pids_of(WEB), signal.SIGSTOP)
 
     portal.ctrl_c()
-    until(lambda: "stopping" in portal.said)
+    wait_until(lambda: "stopping" in portal.said)
     portal.ctrl_c()
 
     began = time.monotonic()
     assert portal.wait() == 128 + signal.SIGINT
     assert time.monotonic() - began < 5
-    until(lambda: processes_of(data_dir) == [], 5)
+    wait_until(lambda: processes_of(data_dir) == [])
 
 
 def test_a_process_that_dies_is_named_and_started_again(start, data_dir):
@@ -211,9 +203,22 @@ def test_a_process_that_dies_is_named_and_started_again(start, data_dir):
 
     os.kill(worker, signal.SIGKILL)
 
-    until(lambda: "worker ended unexpectedly (killed by SIGKILL); it starts again in 1 s" in portal.said)
+    wait_until(lambda: "worker ended unexpectedly (killed by SIGKILL); it starts again in 1 s" in portal.said)
     assert "the last thing it said" in portal.said
-    until(lambda: portal.pids_of(WORKER) not in ([], [worker]))
+    wait_until(lambda: portal.pids_of(WORKER) not in ([], [worker]))
+
+
+@pytest.mark.skipif(not Path("/proc/self/autogroup").exists(), reason="sessions have no shares of their own here")
+def test_a_worker_steps_back_once_it_is_there_and_not_before(start):
+    """It is missed until then, and its imports would take thrice as long where cores are busy."""
+    portal = start().wait_until_it_serves()
+    (worker,) = portal.pids_of(WORKER)
+
+    def share():
+        return Path(f"/proc/{worker}/autogroup").read_text().split()[-1]
+
+    wait_until(lambda: share() == str(NICENESS))
+    assert "Connected to redis" in portal.log("worker")
 
 
 def test_requests_wait_while_a_web_server_that_died_starts_again(start):
@@ -382,86 +387,3 @@ def test_an_admin_name_that_belongs_to_a_user(refusal, data_dir):
 )
 def test_a_wrong_setting(refusal, flags, environment, expected):
     assert expected in refusal(*flags, **environment)
-
-
-# One child
-
-
-def exits_with(code):
-    return lambda **popen: subprocess.Popen([sys.executable, "-c", f"print('bye'); raise SystemExit({code})"], **popen)
-
-
-def sleeps(**popen):
-    return subprocess.Popen(["sleep", "600"], **popen)
-
-
-def test_each_pause_before_a_new_start_is_twice_as_long_up_to_a_limit(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("vllm_portal.children.LONGEST_PAUSE_S", 0.05)
-    child = Child("web", exits_with(3), tmp_path / "web.log", grace_s=1)
-    child.start(None)
-
-    until(lambda: child.keep_alive(None) or len(caplog.records) >= 3)
-
-    pauses = [record.args[1] for record in caplog.records]
-    assert pauses == [0.05, 0.05, 0.05]
-    assert "web ended unexpectedly (exit code 3)" in caplog.text
-    assert "  bye" in caplog.text
-    child.stop()
-
-
-def test_pauses_double(tmp_path, caplog):
-    child = Child("web", exits_with(3), tmp_path / "web.log", grace_s=1)
-
-    for _ in range(7):
-        child._postpone("it failed")
-
-    assert [record.args[1] for record in caplog.records] == [1, 2, 4, 8, 16, 30, 30]
-
-
-def test_a_child_that_ignores_the_request_to_stop_is_killed(tmp_path, caplog):
-    def stubborn(**popen):
-        code = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); signal.pause()"
-        return subprocess.Popen([sys.executable, "-c", code], **popen)
-
-    child = Child("worker", stubborn, tmp_path / "log", grace_s=0.1)
-    child.start(None)
-    until(lambda: "deaf" in last_lines(tmp_path / "log"))
-
-    child.stop()
-
-    assert "did not stop within 0.1 s" in caplog.text
-    assert child.due_in_s is not None
-
-
-def test_a_child_that_cannot_be_started_says_so(tmp_path):
-    child = Child("worker", lambda **popen: subprocess.Popen(["/nowhere/at/all"], **popen), tmp_path / "log", grace_s=1)
-
-    with pytest.raises(OperatorError, match="worker cannot be started"):
-        child.start(None)
-
-
-def test_a_large_log_is_moved_aside_and_its_writer_goes_on(tmp_path):
-    log = tmp_path / "web.log"
-    with log.open("ab", buffering=0) as writer:
-        writer.write(b"old\n" * 100)
-        cap(log, limit=100)
-        writer.write(b"new\n")
-
-    assert log.read_bytes() == b"new\n"
-    assert (tmp_path / "web.log.1").read_bytes() == b"old\n" * 100
-
-
-def test_the_watchdog_ends_what_is_left_and_nothing_else():
-    watchdog = Watchdog()
-    left, ended = sleeps(start_new_session=True), sleeps(start_new_session=True)
-    watchdog.add(left.pid)
-    watchdog.add(ended.pid)
-    watchdog.remove(ended.pid)
-
-    watchdog._process.stdin.close()  # what the kernel does when the supervisor dies
-
-    assert left.wait(10) == -signal.SIGKILL
-    assert watchdog._process.wait(10) == 0
-    assert ended.poll() is None
-    ended.kill()
-    ended.wait()

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from vllm_portal.errors import OperatorError
-from vllm_portal.priority import session_steps_back
 from vllm_portal.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -34,17 +33,8 @@ class Child:
     """`spawn` starts the process: subprocess.Popen's own keywords come as arguments. Not for use by several threads:
     on Linux the child ends with the thread that started it."""
 
-    def __init__(
-        self,
-        name: str,
-        spawn: Callable[..., "subprocess.Popen[bytes]"],
-        log: Path,
-        grace_s: float,
-        steps_back: bool = False,
-    ) -> None:
-        """`steps_back`: where cores are few, the others go first."""
+    def __init__(self, name: str, spawn: Callable[..., "subprocess.Popen[bytes]"], log: Path, grace_s: float) -> None:
         self.name, self.log, self.grace_s = name, log, grace_s
-        self._steps_back = steps_back
         self._spawn = spawn
         self._process: subprocess.Popen[bytes] | None = None
         self._failures = 0
@@ -60,19 +50,13 @@ class Child:
                     stdout=log,
                     stderr=log,
                     start_new_session=True,
-                    preexec_fn=(lambda: self._begin(supervisor)) if _LIBC else None,
+                    preexec_fn=(lambda: _die_with(supervisor)) if _LIBC else None,
                 )
             except OSError as error:
                 raise OperatorError(f"{self.name} cannot be started: {error}") from None
         self._started = time.monotonic()
         if watchdog:
             watchdog.add(self._process.pid)
-
-    def _begin(self, supervisor: int) -> None:
-        """Runs in the child between fork and exec."""
-        _die_with(supervisor)
-        if self._steps_back:
-            session_steps_back()
 
     def keep_alive(self, watchdog: Watchdog | None) -> None:
         """Notices an unexpected end, says so, and starts again after a pause of 1, 2, 4, … 30 s."""
@@ -133,6 +117,7 @@ class Child:
 
 
 def _die_with(supervisor: int) -> None:
+    """Runs in the child between fork and exec."""
     assert _LIBC is not None
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != supervisor:  # it died before the call above

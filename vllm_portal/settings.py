@@ -26,7 +26,7 @@ INSTALLED_APPS = [
     "engines",
     "inference",
     "unfold",
-    "django.contrib.admin",
+    "django.contrib.admin.apps.SimpleAdminConfig",  # vllm_portal.urls imports its pages: most processes have none
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",

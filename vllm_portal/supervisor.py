@@ -160,6 +160,7 @@ def _children(config: Config, listener: socket.socket, launcher: str) -> dict[st
     """In the order in which they are started. Each gets the launcher by name: `auto` might mean another one to each."""
     logs, children = config.data_dir / "logs", {}
     variables = environment(PORTAL_DATA_DIR=str(config.data_dir), PORTAL_LAUNCHER=launcher, PYTHONUNBUFFERED="1")
+    variables["CELERY_SKIP_CHECKS"] = "1"  # they import all pages, and say nothing about this machine
     variables.pop("PORTAL_ADMIN_PASSWORD", None)  # used up: what does not know it cannot lose it
     start = partial(python, cwd=PROJECT_ROOT, environment=variables)
     if not config.redis_url:
@@ -172,6 +173,6 @@ def _children(config: Config, listener: socket.socket, launcher: str) -> dict[st
     for number in range(1, config.web_processes + 1):
         name = "web" if number == 1 else f"web-{number}"
         children[name] = Child(name, spawn_web, logs / f"{name}.log", grace_s=web.GRACEFUL_SECONDS + 3)
-    children["worker"] = Child("worker", start(*_CELERY, *_WORKER), logs / "worker.log", 15, steps_back=True)
+    children["worker"] = Child("worker", start(*_CELERY, *_WORKER), logs / "worker.log", grace_s=15)
     children["beat"] = Child("beat", start(*_CELERY, *beat), logs / "beat.log", grace_s=5)
     return children

@@ -16,6 +16,7 @@ log_in_and_out = [
     endpoint("logout", LogoutView.as_view(), "logout"),
 ]
 
+admin.autodiscover()
 admin.site.extra_urls = lambda: admin_views.urls  # unfold asks for it
 
 urlpatterns = [

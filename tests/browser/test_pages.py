@@ -8,7 +8,6 @@ import pytest
 
 from tests.browser.chromium import PHONE
 from tests.browser.pages_portal import alice, engine, portal, visit
-from tests.journeys.portal_process import ADMIN_PASSWORD
 
 __all__ = ["alice", "engine", "portal", "visit"]
 ONE_PAGE_BYTES = 150_000
@@ -88,13 +87,6 @@ def test_an_engine_is_started_with_adapters(visit, alice):
     page.click(".card:has-text('acme/adapted') >> text=Start again")
     assert page.input_value("#adapters") == "sql=acme/sql@v1"
     assert page.is_visible("#adapters"), "what is filled in is not folded"
-
-
-def test_on_a_phone_the_playground_fits_the_window(visit, alice):
-    page = visit(viewport=PHONE).log_in("alice", "correct horse").page
-    page.goto("/playground")
-    page.wait_for_selector("[data-ready]", state="attached")
-    assert page.evaluate("document.documentElement.scrollHeight") <= PHONE["height"]
 
 
 def test_the_form_writes_the_same_order_for_a_terminal(visit, alice):
@@ -184,53 +176,6 @@ def test_the_theme_is_the_systems_until_one_is_chosen_and_then_stays(visit, alic
     assert (ground(), page.get_attribute("html", "data-theme")) == (dark, None)
 
 
-def test_on_a_phone_the_menu_is_behind_a_button_that_the_keyboard_opens(visit, alice, axe):
-    one = visit(viewport=PHONE).log_in("alice", "correct horse")
-    page = one.page
-    assert page.locator("header").bounding_box()["height"] < 80, "one line"
-    assert not page.is_visible("nav")
-    page.focus("button.menu")
-    page.keyboard.press("Enter")
-    assert page.is_visible("nav >> text=Recipes")
-    assert one.findings(axe) == []
-    page.keyboard.press("Escape")
-    assert not page.is_visible("nav")
-    page.keyboard.press("Enter")
-    page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.textContent") == "Start an engine"
-    page.click("nav >> text=Usage")
-    page.wait_for_url("**/usage")
-    assert page.is_visible("text=90 days"), "another menu stays"
-    assert visit().log_in("alice", "correct horse").page.is_visible("nav >> text=Recipes"), "without a button"
-
-
-def test_on_a_phone_a_key_is_seen_whole_and_revoked(visit, alice):
-    page = visit(viewport=PHONE).log_in("alice", "correct horse").page
-    page.goto("/keys")
-    page.fill("[name=name]", "of a phone")
-    page.click("text=Make the key")
-    row = page.locator(".keys tr:has-text('of a phone')")
-    assert page.evaluate(
-        "() => document.querySelector('.wide').scrollWidth <= document.querySelector('.wide').clientWidth"
-    )
-    row.locator("summary").click()
-    row.locator("button").click()
-    page.wait_for_selector(".keys tr:has-text('of a phone') >> text=revoked")
-    assert "of a phone is revoked" in page.inner_text("[role=status]")
-    assert page.is_visible("#clear-key"), "only the table was put in its place anew"
-
-
-def test_on_a_phone_no_cell_of_the_admins_tables_is_cut(visit, engine):
-    engine("sentence-transformers/paraphrase-multilingual-mpnet-base-v2-of-a-long-name")
-    page = visit(viewport=PHONE).log_in("admin", ADMIN_PASSWORD).page
-    cut = """() => [...document.querySelectorAll("#result_list :is(td, th)")]
-      .filter((cell) => cell.scrollHeight > cell.clientHeight + 1 || cell.scrollWidth > cell.clientWidth + 1)
-      .map((cell) => cell.dataset.label)"""
-    for table in ("accounts/user", "engines/engine"):
-        page.goto(f"/admin/{table}/", wait_until="networkidle")
-        assert page.evaluate(cut) == [], table
-
-
 def test_the_keyboard_reaches_the_content_and_the_form(visit, alice):
     page = visit().log_in("alice", "correct horse").page
     page.keyboard.press("Tab")
@@ -275,74 +220,6 @@ def test_a_link_to_what_is_folded_opens_it(visit, engine):
     assert "shared with admin" in page.inner_text("#facts")
     assert page.input_value("#recipe-name") == "half a na"
     assert page.evaluate("document.activeElement.id") == "save-share"
-
-
-def test_the_menus_of_the_admin_run_under_its_policy(visit, engine):
-    """Its search, its colours, its actions: what Alpine, htmx and Select2 do, without inline code."""
-    engine("acme/searched-for")
-    page = visit().log_in("admin", ADMIN_PASSWORD).page
-    page.goto("/admin/", wait_until="networkidle")
-    page.keyboard.press("Control+k")
-    page.locator("#search-input-command").press_sequentially("searched-for")
-    page.wait_for_selector("#command-results-list a[href*='/admin/engines/engine/']")
-    page.goto("/admin/engines/engine/", wait_until="networkidle")
-    page.check("#action-toggle")
-    page.select_option("select[name=action]", "stop")
-    page.click("button[name=index]")
-    page.wait_for_selector("text=Asked 1 engine to stop.")
-    page.goto("/admin/accounts/apikey/add/", wait_until="networkidle")
-    page.click(".select2-selection")
-    page.keyboard.type("ali")
-    page.click(".select2-results__option >> text=alice")
-    assert page.inner_text(".select2-selection__rendered").endswith("alice")
-
-
-def test_users_come_from_a_table_after_a_look_at_it(visit, alice):
-    page = visit().log_in("admin", ADMIN_PASSWORD).page
-    page.goto("/admin/accounts/user/import/", wait_until="networkidle")
-    table = b"username,role,prompt_token_limit\ncarla,user,5000\ndan,boss,1\n"
-    page.set_input_files("#file", files=[{"name": "people.csv", "mimeType": "text/csv", "buffer": table}])
-    page.click("text=Look at it")
-    assert "dan: role 'boss' is no role" in page.inner_text("#main")
-    assert "prompt_token_limit 5000" in page.inner_text("#main")
-    assert "Nothing has been done yet" in page.inner_text("#main")
-    page.click("text=Make the users without problems")
-    link = page.inner_text("td code")
-    page.set_viewport_size(PHONE)
-    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], "the link breaks"
-    stranger = visit().page
-    stranger.goto(link)
-    for field in ("new_password1", "new_password2"):
-        stranger.fill(f"[name={field}]", "a good password")
-    stranger.click("main button")
-    visit().log_in("carla", "a good password")
-
-
-def test_limits_are_raised_and_who_is_cut_off_has_no_engine(visit, portal, engine):
-    """From the list of users; the log says who did it."""
-    engine("acme/of-alice")
-    portal.admin().add_user("erin", "correct horse")
-    erins = portal.log_in("erin", "correct horse").post("/vllm_request/start", Model="acme/of-erin").json()["engine_id"]
-    page = visit().log_in("admin", ADMIN_PASSWORD).page
-
-    def act(action: str) -> None:
-        page.goto("/admin/accounts/user/", wait_until="networkidle")
-        page.check("tr:has-text('erin') input[type=checkbox]")
-        page.select_option("select[name=action]", action)
-        page.click("button[name=index]")
-
-    act("raise_limits")
-    page.fill("[name=generated]", "500")
-    page.click("text=Raise them")
-    page.wait_for_selector("tr:has-text('erin') >> text=0 of 1,500")
-    act("cut_off")
-    page.wait_for_selector("text=Asked 1 engine to stop.")
-    state = lambda: portal.admin().get(f"/api/v1/engines/{erins}").json()["state"]  # noqa: E731
-    portal.wait_for(lambda: state() == "STOPPED", 20, "the engine to stop")
-    page.goto("/admin/admin/logentry/", wait_until="networkidle")
-    log = page.inner_text("#result_list")
-    assert "token limits raised by 0 and 500" in log
-    assert "stopped, as its owner was cut off" in log
 
 
 def test_an_engines_page_follows_its_start(visit, portal, alice):

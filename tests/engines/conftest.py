@@ -1,7 +1,6 @@
 """Engines in any state, launchers that obey the test, and a worker."""
 
 import threading
-import time
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
@@ -233,16 +232,6 @@ def join_apart():
     for apart in list(reconcile._apart.values()):
         apart.join(60)
         assert not apart.is_alive()
-
-
-def wait_until(condition, what="it", seconds=20):
-    """The first true value of condition()."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        time.sleep(0.01)
-    raise AssertionError(f"{what} did not happen within {seconds} s")
 
 
 def goes_on(engine):

@@ -9,25 +9,15 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "engines.simulator"]
 PATIENCE_S = 20
 LONG = {"max_tokens": 8000, "ignore_eos": True}
 USAGE = {"stream": True, "stream_options": {"include_usage": True}}
-
-
-def wait_until(condition, seconds=PATIENCE_S):
-    """The first true value of condition(). Fails when there is none in time."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        value = condition()
-        if value:
-            return value
-        time.sleep(0.01)
-    raise AssertionError("it did not happen in time")
 
 
 def run_to_end(command):

@@ -12,9 +12,10 @@ from engines.downloads.folder import Download, in_folder
 from engines.launchers.container_config import DockerSettings, container_config
 from engines.models import Engine, StartMeasure
 from engines.states import State
-from tests.engines.conftest import NOW, wait_until
+from tests.engines.conftest import NOW
 from tests.engines.fit.tiny import safetensors
 from tests.fakes.hub import COMMIT, GOOD_TOKEN, OLD_COMMIT, POOR_TOKEN, FakeHub
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -8,8 +8,9 @@ from django.utils import timezone
 from engines import ending, launching, lifecycle, reconcile, sleeping, starts, waking
 from engines.models import Engine, Gpu, GpuLease, GpuSlice
 from engines.states import Desired, State
-from tests.engines.conftest import NOW, join_apart, wait_until
+from tests.engines.conftest import NOW, join_apart
 from tests.fakes.launchers import raising
+from tests.waiting import wait_until
 from vllm_portal.errors import OperatorError
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("no_wait")]

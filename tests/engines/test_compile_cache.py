@@ -14,8 +14,8 @@ from engines.launchers.container_config import DockerSettings, container_config
 from engines.launchers.process import ProcessLauncher, ProcessSettings
 from engines.models import Engine
 from engines.states import State
-from tests.engines.conftest import wait_until
 from tests.fakes.launchers import raising
+from tests.waiting import wait_until
 from vllm_portal.secret_keys import portal_id
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -13,7 +13,7 @@ from engines.health import MISSES
 from engines.models import Engine
 from engines.states import Desired, State
 from tests.engines.conftest import NOW, join_apart
-from tests.engines.simulator_process import wait_until
+from tests.waiting import wait_until
 from vllm_portal.encryption import decrypt
 
 pytestmark = pytest.mark.django_db(transaction=True)

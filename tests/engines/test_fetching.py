@@ -16,9 +16,10 @@ from engines.downloads.folder import Download, Outcome, Progress
 from engines.launchers.processes import processes_of
 from engines.models import Engine, Gpu, GpuLease
 from engines.states import State
-from tests.engines.conftest import join_apart, wait_until
+from tests.engines.conftest import join_apart
 from tests.engines.downloads.conftest import CONTENT, MEBIBYTE, SHARDS, hub_with_model
 from tests.fakes.hub import COMMIT, GOOD_TOKEN, OLD_COMMIT, POOR_TOKEN
+from tests.waiting import wait_until
 from vllm_portal.config import get_config
 
 pytestmark = pytest.mark.django_db(transaction=True)

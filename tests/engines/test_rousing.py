@@ -17,8 +17,9 @@ from engines import (
 from engines.models import Engine, Gpu, GpuLease, GpuSlice
 from engines.probing import address_of
 from engines.states import State
-from tests.engines.conftest import NOW, goes_on, is_asleep, join_apart, wait_until
+from tests.engines.conftest import NOW, goes_on, is_asleep, join_apart
 from tests.threads import at_once
+from tests.waiting import wait_until
 from vllm_portal.errors import CallerError
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("no_wait")]

@@ -18,8 +18,9 @@ from engines.gpu_hours import idle_s, measured
 from engines.models import CpuLease, Engine, Gpu, GpuLease
 from engines.probing import address_of
 from engines.states import Desired, State
-from tests.engines.conftest import NOW, goes_on, is_asleep, join_apart, wait_until
+from tests.engines.conftest import NOW, goes_on, is_asleep, join_apart
 from tests.threads import at_once
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("no_wait")]
 ENGINES = "/api/v1/engines"

@@ -8,9 +8,10 @@ from rest_framework.test import APIClient
 from engines import hints, lifecycle
 from engines.models import Engine, Gpu
 from engines.states import State
-from tests.engines.conftest import NOW, wait_until
+from tests.engines.conftest import NOW
 from tests.fakes.hub import GOOD_TOKEN, FakeHub
 from tests.threads import at_once
+from tests.waiting import wait_until
 from vllm_portal.celery import app
 from vllm_portal.encryption import decrypt
 

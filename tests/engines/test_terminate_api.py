@@ -7,8 +7,9 @@ import pytest
 from engines import lifecycle
 from engines.models import Engine
 from engines.states import State
-from tests.engines.conftest import NOW, wait_until
+from tests.engines.conftest import NOW
 from tests.threads import at_once
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -9,8 +9,8 @@ from redis.retry import Retry
 
 from engines import turns
 from engines.turns import turn
-from tests.engines.conftest import wait_until
 from tests.threads import at_once
+from tests.waiting import wait_until
 from vllm_portal.redis_client import client
 
 

@@ -9,8 +9,9 @@ from engines import ending, lifecycle, reconcile, starts, terms, waking
 from engines.gpu_hours import measured
 from engines.models import Engine, Gpu, GpuLease
 from engines.states import Desired, State
-from tests.engines.conftest import NOW, join_apart, wait_until
+from tests.engines.conftest import NOW, join_apart
 from tests.threads import at_once
+from tests.waiting import wait_until
 from vllm_portal.encryption import decrypt
 from vllm_portal.errors import CallerError
 

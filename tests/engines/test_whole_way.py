@@ -7,7 +7,7 @@ from engines import hints, tasks
 from engines.launchers.base import Status
 from engines.models import Engine
 from engines.states import State
-from tests.engines.conftest import wait_until
+from tests.waiting import wait_until
 from vllm_portal.encryption import decrypt
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("no_restarts")]

@@ -111,10 +111,10 @@ class PortalProcess:
     def admin(self) -> "Session":
         return self.log_in("admin", ADMIN_PASSWORD)
 
-    def database_rows(self, query: str) -> list[dict]:
+    def database_rows(self, query: str, *values: object) -> list[dict]:
         """Runs a query on the portal's SQLite database, read-only."""
         with closing(self._database("ro")) as database:
-            return [dict(row) for row in database.execute(query)]
+            return [dict(row) for row in database.execute(query, values)]
 
     def change_rows(self, statement: str, *values: object) -> None:
         """Behind the portal's back: what it would take days to come to."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.attack.fail_points.took import pytest_configure, pytest_terminal_summary  # noqa: F401
 from tests.journeys.portal_process import PortalProcess
 from tests.real.docker_rig import fake_image, rig  # noqa: F401
 

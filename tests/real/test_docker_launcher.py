@@ -13,8 +13,9 @@ from engines.launchers.base import LaunchSpec, Observation, Status
 from engines.launchers.container_config import LABEL_ENGINE, LABEL_GENERATION, LABEL_PORTAL
 from engines.launchers.docker import daemon_answers
 from engines.vllm_command import CONTAINER_COMPILE_CACHE, CONTAINER_HF_CACHE
-from tests.engines.launchers.contract import HF_TOKEN, LauncherContract, ask, ended, wait_until
+from tests.engines.launchers.contract import HF_TOKEN, LauncherContract, ask, ended
 from tests.real.docker_rig import FAKE_IMAGE, DockerRig, docker, inspect
+from tests.waiting import wait_until
 
 LAB = Path(__file__).with_name("lab")
 LABEL_TEST = "vllm-portal.test"

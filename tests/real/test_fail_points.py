@@ -3,7 +3,6 @@
 The containers hold the stand-in engine, the daemon is real. `make test-real REAL_POINTS=20` dies at each step so many
 times; without it every other one is taken."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -78,6 +77,5 @@ def test_one_container_or_none_and_no_other_is_touched(portal, within, steps):
     for _ in range(ROUNDS or 1):
         for step in steps if ROUNDS else steps[1::2]:
             lives.go(step, within)
-    print(json.dumps(lives.took, indent=1))
     assert lives.nothing_else_was_touched()
     assert others <= set(docker("ps", "-aq", "--no-trunc").split())

@@ -22,6 +22,11 @@ class StandIns:
     def __init__(self, portal: PortalProcess) -> None:
         self._home = portal.directory.resolve()
 
+    def starts(self) -> dict[str, int]:
+        """How often each that has ended was started, by the log that was kept of it."""
+        kept = (self._home / "data" / "engine-logs").glob("*.log")
+        return {log.stem: log.read_text().count("This is the simulated engine") for log in kept}
+
     def processes(self) -> dict[str, set[int]]:
         """Name of the engine's folder -> process ids."""
         found: dict[str, set[int]] = {}

@@ -1,7 +1,9 @@
 """The life of an engine, and a portal that dies in the middle of it."""
 
+import contextlib
 import os
 import signal
+import sqlite3
 import time
 import uuid
 from collections.abc import Callable
@@ -9,11 +11,22 @@ from pathlib import Path
 
 import requests
 
-from tests.attack.fail_points import bring_back_soon
+from tests.attack.fail_points import bring_back_soon, took
 from tests.journeys import whole_way
 from tests.journeys.portal_process import PortalProcess, Session
 
 BYSTANDER, MODEL = "some-org/bystander", "some-org/some-model"
+UP = ["QUEUED", "PLACED", "STARTING", "LOADING", "READY"]
+DOWN = ["STOPPING", "STOPPED"]
+MOVES = {
+    "launch": UP + DOWN,
+    "doze": [*UP, "WAKING", "READY", *DOWN],
+    "sleep": [*UP, "ASLEEP", *UP, *DOWN],
+    "afresh": UP + UP[1:] + DOWN,
+    "stop": UP + DOWN,
+    "failure": [*UP, "FAILED"],
+}
+"""What becomes of an engine, whichever process of the portal dies meanwhile."""
 
 
 class MortalPortal(PortalProcess):
@@ -22,14 +35,26 @@ class MortalPortal(PortalProcess):
     def __init__(self, directory: Path, **settings: object) -> None:
         super().__init__(directory, **settings)
         self.point = bring_back_soon(self)
+        self._reader: sqlite3.Connection | None = None
 
     def die_at(self, step: str) -> None:
         draft = self.point.with_suffix(".draft")
         draft.write_text(step)
         draft.rename(self.point)
 
-    def engines(self) -> list[dict]:
-        return self.database_rows("select * from engines_engine")
+    def engine(self, column: str, value: str) -> dict:
+        """The one whose `column` is that. It is looked at so often that opening the database each time would cost more
+        than all else that the test does."""
+        self._reader = self._reader or self._database("ro")
+        query = f"select * from engines_engine where {column} = ?"  # noqa: S608
+        (found,) = self._reader.execute(query, [value]).fetchall()
+        return dict(found)
+
+    def stop(self) -> int:
+        if self._reader:
+            self._reader.close()
+            self._reader = None
+        return super().stop()
 
 
 class Lives:
@@ -40,8 +65,6 @@ class Lives:
         self.portal, self.alice, self._all_that_run = portal, alice, running
         whole_way.start(alice, BYSTANDER, 2048, 120)
         self._others = running()
-        self.took: dict[str, list[float]] = {}
-        """Seconds until all was well again after a death there."""
 
     def go(self, step: str, within: str) -> None:
         """`within`: launch, doze, sleep, afresh, stop or failure: the part of its life that the step belongs to."""
@@ -65,10 +88,11 @@ class Lives:
             stopped_s = self._comes_to(engine, "STOPPED", step)
             took_s = stopped_s if within == "stop" else took_s
         self.portal.wait_for(lambda: not self.portal.point.exists(), 10, f"a death at {step}")
-        self.took.setdefault(step, []).append(round(took_s, 1))
+        assert self._moves(engine) == MOVES[within], f"after a death at {step}"
+        took.note(within, step, took_s)
 
     def nothing_else_was_touched(self) -> bool:
-        (bystander,) = [engine for engine in self.portal.engines() if engine["model"] == BYSTANDER]
+        bystander = self.portal.engine("model", BYSTANDER)
         return (bystander["state"], bystander["generation"]) == ("READY", 1)
 
     def _sleeps_and_wakes(self, engine: str, step: str) -> float:
@@ -111,8 +135,11 @@ class Lives:
         return max(dozed_s, woke_s)
 
     def _row(self, engine: str) -> dict:
-        (found,) = [one for one in self.portal.engines() if one["id"] == engine]
-        return found
+        return self.portal.engine("id", engine)
+
+    def _moves(self, engine: str) -> list[str]:
+        events = "select new_state from engines_engineevent where engine_id = ? order by id"
+        return [event["new_state"] for event in self.portal.database_rows(events, engine)]
 
     def _processes(self, engine: str) -> set:
         (found,) = [ids for name, ids in self._all_that_run().items() if engine[:12] in name]
@@ -145,7 +172,8 @@ class Lives:
 
     def _kill(self, engine: str) -> None:
         for process_id in self._processes(engine):
-            os.kill(process_id, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # the shell ends by itself once its engine has
+                os.kill(process_id, signal.SIGKILL)
 
     def _running(self, engine: str) -> int:
         """How many of it run. What others run is as it was."""

@@ -8,8 +8,8 @@ import pytest
 from engines.downloads import process
 from engines.downloads.folder import Download, Order
 from engines.downloads.transfer import Cached
-from tests.engines.conftest import wait_until
 from tests.fakes.hub import COMMIT, FakeHub
+from tests.waiting import wait_until
 from vllm_portal.config import environment
 
 MODEL = "acme/open"

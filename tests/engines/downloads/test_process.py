@@ -15,9 +15,9 @@ from huggingface_hub import snapshot_download
 from engines.downloads import process
 from engines.downloads.folder import Download, Outcome, Progress
 from engines.launchers.processes import processes_of
-from tests.engines.conftest import wait_until
 from tests.engines.downloads.conftest import CONTENT, MEBIBYTE, MODEL, SHARDS
 from tests.fakes.hub import COMMIT, GOOD_TOKEN, POOR_TOKEN, FakeHub, listed
+from tests.waiting import wait_until
 from vllm_portal.config import PROJECT_ROOT, environment
 
 SIZE = sum(map(len, CONTENT.values()))

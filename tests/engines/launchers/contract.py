@@ -8,17 +8,16 @@ import threading
 import time
 import urllib.request
 import uuid
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import pytest
 
 from engines.errors import StartFailed
 from engines.launchers.base import Launcher, LaunchSpec, Observation, Status
+from tests.waiting import wait_until
 
 ENGINE_KEY = "key-of-the-engine-93f1"
 HF_TOKEN = "hf_tokenOfSomebody93f1"
-PATIENCE_SECONDS = 20
 
 
 class Rig(Protocol):
@@ -46,15 +45,6 @@ class Rig(Protocol):
 
 def new_name() -> str:
     return f"vllm-portal-test-{uuid.uuid4().hex[:12]}-1"
-
-
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = PATIENCE_SECONDS) -> Any:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := condition():
-            return found
-        time.sleep(0.02)
-    raise AssertionError(f"not within {seconds} s: {what}")
 
 
 def ask(observation: Observation) -> dict[str, Any]:

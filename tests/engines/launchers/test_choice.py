@@ -11,7 +11,8 @@ import pytest
 from engines.errors import LauncherError
 from engines.launchers import choice
 from engines.launchers.base import LaunchSpec, Observation
-from tests.engines.launchers.contract import new_name, wait_until
+from tests.engines.launchers.contract import new_name
+from tests.waiting import wait_until
 from vllm_portal.config import PROJECT_ROOT
 from vllm_portal.secret_keys import portal_id
 

@@ -19,7 +19,8 @@ from engines.launchers.engine_directory import EngineDirectory, Meta
 from engines.launchers.ports import PORTS, can_bind
 from engines.launchers.process import ProcessLauncher, ProcessSettings
 from engines.launchers.processes import processes_of
-from tests.engines.launchers.contract import ENGINE_KEY, HF_TOKEN, LauncherContract, ask, ended, new_name, wait_until
+from tests.engines.launchers.contract import ENGINE_KEY, HF_TOKEN, LauncherContract, ask, ended, new_name
+from tests.waiting import wait_until
 
 FAKE_ENGINE = Path(__file__).with_name("fake_engine.py")
 SECRET_OF_THE_PORTAL = "of-the-portal-93f1"

@@ -11,8 +11,8 @@ from tests.engines.simulator_process import (
     USAGE,
     chat_body,
     read_to_end,
-    wait_until,
 )
+from tests.waiting import wait_until
 
 
 def test_counters_are_the_sum_of_what_usage_said(engine):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from engines.simulator import answers, tokens
-from tests.engines.simulator_process import wait_until
+from tests.waiting import wait_until
 
 HELLO = [{"role": "user", "content": "Hello there"}]
 

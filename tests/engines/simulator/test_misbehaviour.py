@@ -11,8 +11,8 @@ from tests.engines.simulator_process import (
     chat_body,
     read_to_end,
     text_of,
-    wait_until,
 )
+from tests.waiting import wait_until
 
 
 def test_it_dies_in_mid_stream(start):

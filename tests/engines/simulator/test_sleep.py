@@ -4,7 +4,8 @@ import socket
 
 import pytest
 
-from tests.engines.simulator_process import LONG, USAGE, chat_body, wait_until
+from tests.engines.simulator_process import LONG, USAGE, chat_body
+from tests.waiting import wait_until
 
 DEV = {"VLLM_SERVER_DEV_MODE": "1"}
 RELOAD = {"method": "reload_weights"}

@@ -17,8 +17,8 @@ from tests.engines.simulator_process import (
     chat_body,
     read_to_end,
     run_to_end,
-    wait_until,
 )
+from tests.waiting import wait_until
 
 
 def test_the_log_of_a_start_has_vllm_s_lines_in_order(start):

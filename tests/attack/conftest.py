@@ -1,0 +1,1 @@
+from tests.attack.fail_points.took import pytest_configure, pytest_terminal_summary  # noqa: F401
