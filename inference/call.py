@@ -53,6 +53,9 @@ class Client(Protocol):
 
     def fail(self, error: ApiError) -> None: ...
 
+    def break_off(self, error: ApiError) -> None:
+        """In mid-stream: in the place of the last `write`."""
+
 
 def about(call: Call) -> bytes:
     """What a record says of the engine and what was asked of it, as members of a JSON object."""

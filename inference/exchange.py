@@ -260,7 +260,7 @@ class Exchange(Reserving):
         assert self._stream is not None
         self._settle_stream(self._stream)
         self._end()
-        self._client.write(self._call.endpoint.error_event(error), False)
+        self._client.break_off(error)
 
     def _crash(self, fault: Exception) -> None:
         """A fault of the portal's own: the client is told, and nothing stays held."""
@@ -274,7 +274,7 @@ class Exchange(Reserving):
 
     def _tell(self, error: ApiError) -> None:
         if self._started:
-            self._client.write(self._call.endpoint.error_event(error), False)
+            self._client.break_off(error)
         else:
             self._client.fail(error)
 

@@ -50,6 +50,7 @@ cdef class Front:
     cpdef answer(self, bytes data, bytes lines)
     cpdef write(self, bytes data, bint more)
     cpdef fail(self, error)
+    cpdef break_off(self, error)
     cdef _close(self)
     cdef _done(self)
     cpdef _go_on(self)

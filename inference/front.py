@@ -275,6 +275,10 @@ class Front:
         self._transport.write(self._lines(error.status, lines, b"content-length: %d\r\n" % len(data)) + data)
         self._done()
 
+    def break_off(self, error: ApiError) -> None:
+        assert self._endpoint is not None
+        self.write(self._endpoint.error_event(error), False)
+
     def _close(self) -> None:
         if self._plane:
             self._outgoing.flush()

@@ -87,7 +87,7 @@ class Relay:
                 exchange.break_off(error)
 
     async def serve(self, call: Call, client: AsyncClient) -> None:
-        """Raises ApiError when nothing has been sent to the client yet; later errors go into the stream."""
+        """Raises ApiError, also in mid-stream: how the client is told is for the caller to know."""
         pipe = Pipe(self.loop)
         exchange = pipe.exchange = Exchange(self, call, pipe)
         exchange.begin()
@@ -253,6 +253,9 @@ class Pipe:
     def fail(self, error: ApiError) -> None:
         self._error = error
         self._wake()
+
+    def break_off(self, error: ApiError) -> None:
+        self.fail(error)
 
     def _wake(self) -> None:
         if self._waiter and not self._waiter.done():

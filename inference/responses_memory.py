@@ -50,7 +50,7 @@ class _LastEvent(msgspec.Struct):
 
 
 async def serve(plane: Gateway, call: Call, client: AsyncClient) -> None:
-    """As the relay's. Raises ApiError when nothing has been sent to the client yet."""
+    """As the relay's."""
     asked = call.body
     call.body, memory = await prepare(plane, call.caller, call.route, call.endpoint, asked)
     if call.body is not asked and call.name is not None:

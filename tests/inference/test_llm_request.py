@@ -11,7 +11,7 @@ from accounts.models import ApiKey, User
 from engines.models import Engine
 from inference import api, chat, conversations
 from inference.models import Conversation, Message, UsageRecord
-from tests.fakes.upstream import completion, event, http, last_event, sse, streamed, whole
+from tests.fakes.upstream import STREAM_HEAD, chunk, completion, event, http, last_event, sse, streamed, whole
 from tests.inference.conftest import ready_engine
 from tests.threads import lent
 
@@ -167,6 +167,21 @@ def test_who_is_deleted_while_the_engine_answers_leaves_nothing(ask, bob, raw_en
     assert reply.status_code in (200, 401)
     assert ("hello" in reply.text and reply.status_code == 200) or "detail" in reply.text
     assert not Conversation.objects.exists()
+
+
+@pytest.mark.parametrize("text", ["", "hel"])
+def test_who_may_have_no_more_is_told_why_their_stream_ends(ask, bob, raw_engine, text):
+    """Before its first word the answer can still have the status of its error."""
+    Engine.objects.update(shared=True)
+
+    async def answer(request, writer) -> None:
+        writer.write(STREAM_HEAD + chunk(sse(event(text, 7, 1))))
+        await asyncio.to_thread(lent(lambda: User.objects.get(pk=bob.pk).delete()))
+
+    raw_engine.answer = answer
+    reply = ask(bob, stream=True)
+    assert reply.status_code == (200 if text else 401)
+    assert '"detail":"Your account is disabled, or your API key was revoked."' in reply.text.replace('": "', '":"')
 
 
 @pytest.mark.parametrize(
