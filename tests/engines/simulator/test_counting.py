@@ -51,12 +51,10 @@ def test_a_stream_that_is_left_counts_exactly_what_was_sent(engine, pace):
         assert engine.metric("vllm:kv_cache_usage_perc") > 0
         # Half a close is a leave for the engine, but lets us read on and so know all that it sent.
         connection.shutdown(socket.SHUT_WR)
-        left = time.monotonic()
         data += read_to_end(connection)
     wait_until(lambda: engine.running() == 0)
-    assert time.monotonic() - left < 2  # the whole answer takes 4 s and more
     sent = data.count(b'"content":') - 1  # the first event has the role
-    assert sent >= 5
+    assert 5 <= sent < LONG["max_tokens"]
     assert engine.tokens() == (before[0] + 4, before[1] + sent)
     assert engine.metric("vllm:request_success_total") == successes
 
@@ -111,7 +109,7 @@ def test_many_streams_at_once_are_counted_exactly(start):
     assert engine.metric("vllm:time_to_first_token_seconds_count") == 128
 
 
-def test_the_pace_is_the_one_asked_for(engine):
+def test_the_pace_is_no_faster_than_asked_for(engine):
     begun = time.monotonic()
     engine.chat(faults="slow:0.02,late:0.2", max_tokens=11)
-    assert 0.38 < time.monotonic() - begun < 2
+    assert time.monotonic() - begun > 0.38
