@@ -43,6 +43,19 @@ def test_pauses_double(tmp_path, caplog):
     assert [record.args[1] for record in caplog.records] == [1, 2, 4, 8, 16, 30, 30]
 
 
+def test_a_child_that_ran_for_a_while_is_started_again_at_once_and_then_with_pauses(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("vllm_portal.children.STEADY_AFTER_S", -1)
+    child = Child("web", exits_with(3), tmp_path / "web.log", grace_s=1)
+    child.start(None)
+    wait_until(lambda: child.keep_alive(None) or caplog.records)
+    monkeypatch.undo()
+
+    wait_until(lambda: child.keep_alive(None) or len(caplog.records) >= 2)
+
+    assert [record.args[1] for record in caplog.records] == [0, 1]
+    child.stop()
+
+
 def test_a_child_that_ignores_the_request_to_stop_is_killed(tmp_path, caplog):
     def stubborn(**popen):
         code = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); signal.pause()"

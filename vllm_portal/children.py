@@ -25,7 +25,7 @@ _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1
 
 LONGEST_PAUSE_S = 30
-STEADY_AFTER_S = 60  # a child that ran this long begins again with the shortest pause
+STEADY_AFTER_S = 60  # a child that ran this long begins again at once: what ended it need not end the next one
 LOG_BYTES = 20 * 2**20
 
 
@@ -59,7 +59,8 @@ class Child:
             watchdog.add(self._process.pid)
 
     def keep_alive(self, watchdog: Watchdog | None) -> None:
-        """Notices an unexpected end, says so, and starts again after a pause of 1, 2, 4, … 30 s."""
+        """Notices an unexpected end, says so, and starts again: one that ran for a while at once, another after a
+        pause of 1, 2, 4, … 30 s."""
         if self._process is None:
             if time.monotonic() >= self._due:
                 self._restart(watchdog)
@@ -68,7 +69,7 @@ class Child:
                 watchdog.remove(self._process.pid)
             self._process = None
             if time.monotonic() - self._started > STEADY_AFTER_S:
-                self._failures = 0
+                self._failures = -1
             self._postpone(f"{self.name} ended unexpectedly ({_describe(code)})")
 
     def _restart(self, watchdog: Watchdog | None) -> None:
@@ -78,7 +79,7 @@ class Child:
             self._postpone(str(error))
 
     def _postpone(self, what: str) -> None:
-        pause = min(2**self._failures, LONGEST_PAUSE_S)
+        pause = min(2**self._failures, LONGEST_PAUSE_S) if self._failures >= 0 else 0
         self._failures += 1
         self._due = time.monotonic() + pause
         logger.warning("%s; it starts again in %d s. End of %s:\n%s", what, pause, self.log, last_lines(self.log))
