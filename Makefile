@@ -14,12 +14,14 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq install --require-ha
 # A configuration of their own for the checks: whatever this machine has set up does not count.
 CHECKS := PORTAL_CONFIG=/dev/null PORTAL_DATA_DIR=$(CURDIR)/.venv/check-data
 
-# Tests that touch no database, or bring their own: once is enough.
+# Tests that touch no database, or bring their own, or ask nothing of it in which databases differ: once is enough.
 ONCE := tests/test_config.py tests/test_docs.py tests/test_imports.py tests/test_supervisor.py tests/test_children.py tests/journeys \
 	tests/engines/launchers tests/engines/simulator tests/inference/test_sse.py tests/inference/test_upstream.py \
 	tests/fuzz tests/inference/test_front_framing.py tests/inference/test_front_slow.py \
 	tests/inference/test_front_smuggling.py tests/inference/test_upstream_pieces.py tests/inference/test_sse_pieces.py \
-	tests/inference/test_body.py tests/inference/test_endpoints_streams.py tests/inference/test_endpoints_media.py tests/cli tests/test_compiled.py
+	tests/inference/test_body.py tests/inference/test_endpoints_streams.py tests/inference/test_endpoints_media.py tests/cli tests/test_compiled.py \
+	tests/test_rights.py tests/accounts/test_imported_passwords.py tests/engines/downloads tests/engines/fit/test_verdict.py \
+	tests/inference/test_pages.py tests/inference/test_replicas.py
 
 # Compiled once, and not again by each of the many processes.
 unexport PYTHONDONTWRITEBYTECODE
@@ -43,7 +45,7 @@ test-postgresql: $(DEV)  ## the tests that use a database, on PostgreSQL, with t
 	VLLM_PORTAL_COMPILED=0 $(BIN)/python tests/postgres_server.py $(BIN)/python -m pytest -q -n 4 $(ONCE:%=--ignore=%)
 
 test-attack: $(DEV) compiled  ## generated requests (EXAMPLES=40: over 10,000), counts (REQUESTS=, ROUNDS=), kill -9 while it works (KILLS=, RESTARTS=)
-	ATTACK_EXAMPLES=$(EXAMPLES) $(foreach size,REQUESTS ROUNDS LEAVING KILLS RESTARTS,$(if $($(size)),$(size)=$($(size)))) $(BIN)/python -m pytest -q -n 2 tests/attack
+	ATTACK_EXAMPLES=$(EXAMPLES) $(foreach size,REQUESTS ROUNDS LEAVING KILLS RESTARTS,$(if $($(size)),$(size)=$($(size)))) $(BIN)/python -m pytest -q -n 3 tests/attack
 
 test-points: $(DEV) compiled  ## kill -9 at each step of an engine's life, POINTS times, in POINTS_AT_ONCE portals beside each other
 	POINTS=$(POINTS) $(BIN)/python -m pytest -q -n $(POINTS_AT_ONCE) --maxschedchunk 1 -p no:randomly tests/attack/test_fail_points.py
@@ -62,7 +64,7 @@ test-real: $(DEV) compiled  ## the whole way on real vLLM in real containers (RE
 	tests/real/lab/ensure_docker.sh
 	tests/real/lab/build_engine_image.sh
 	tests/browser/ensure_chromium.sh
-	$(foreach size,REAL_REQUESTS REAL_POINTS,$(if $($(size)),$(size)=$($(size)))) $(BIN)/python -m pytest -ra --strict-markers -o addopts="-p no:schemathesis -p no:langsmith_plugin" tests/real
+	$(foreach size,REAL_REQUESTS REAL_POINTS,$(if $($(size)),$(size)=$($(size)))) $(BIN)/python -m pytest -q -ra -n 2 --dist loadgroup --strict-markers -o addopts="-p no:schemathesis -p no:langsmith_plugin" tests/real
 
 test-browser: $(DEV) compiled  ## the pages in a real Chromium, which is installed where it is missing (root needed)
 	tests/browser/ensure_chromium.sh

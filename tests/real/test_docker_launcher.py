@@ -19,6 +19,7 @@ from tests.waiting import wait_until
 
 LAB = Path(__file__).with_name("lab")
 LABEL_TEST = "vllm-portal.test"
+pytestmark = pytest.mark.xdist_group("docker")
 
 
 def test_a_daemon_answers() -> None:

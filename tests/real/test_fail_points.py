@@ -9,9 +9,11 @@ import subprocess
 
 import pytest
 
+from engines.launchers.container_config import LABEL_ENGINE, LABEL_PORTAL
 from tests.attack.fail_points.life import Lives, MortalPortal
 from tests.journeys.portal_process import ROOT
 
+pytestmark = pytest.mark.xdist_group("docker")
 ROUNDS = int(os.environ.get("REAL_POINTS", "0"))
 IMAGE = "vllm-portal-test-stand-in:1"
 PLAIN = os.environ | {"DOCKER_BUILDKIT": "0"}  # the builder that every Docker brings along
@@ -64,13 +66,25 @@ def portal(tmp_path, stand_in_image):
     portal.stop()
 
 
-@pytest.mark.parametrize(("within", "steps"), [("launch", LAUNCH), ("stop", STOP)])
-def test_one_container_or_none_and_no_other_is_touched(portal, within, steps):
-    others = set(docker("ps", "-aq", "--no-trunc").split())
+def all_containers() -> dict[str, str]:
+    """Those of the stand-in's image, which nobody else uses: their ids by name."""
+    lines = docker("ps", "-a", "--no-trunc", "--filter", f"ancestor={IMAGE}", "--format", "{{.Names}} {{.ID}}")
+    return dict(line.split() for line in lines.splitlines())
 
+
+@pytest.fixture
+def bystanders(stand_in_image):
+    """Containers of another portal's and of nobody's."""
+    labels = [["--label", f"{LABEL_PORTAL}=another", "--label", f"{LABEL_ENGINE}=1"], []]
+    made = [docker("run", "-d", *label, "--entrypoint", "sleep", stand_in_image, "7200") for label in labels]
+    yield {name: identity for name, identity in all_containers().items() if identity in made}
+    docker("rm", "-f", *made)
+
+
+@pytest.mark.parametrize(("within", "steps"), [("launch", LAUNCH), ("stop", STOP)])
+def test_one_container_or_none_and_no_other_is_touched(portal, bystanders, within, steps):
     def containers() -> dict[str, set[str]]:
-        lines = docker("ps", "-a", "--no-trunc", "--format", "{{.ID}} {{.Names}}").splitlines()
-        return {name: {identity} for identity, name in map(str.split, lines) if identity not in others}
+        return {name: {identity} for name, identity in all_containers().items() if name not in bystanders}
 
     alice = portal.admin().add_user("alice", "correct horse")
     lives = Lives(portal, alice, containers)
@@ -78,4 +92,5 @@ def test_one_container_or_none_and_no_other_is_touched(portal, within, steps):
         for step in steps if ROUNDS else steps[1::2]:
             lives.go(step, within)
     assert lives.nothing_else_was_touched()
-    assert others <= set(docker("ps", "-aq", "--no-trunc").split())
+    assert all_containers().items() >= bystanders.items()
+    assert set(docker("ps", "-q", "--no-trunc").split()) >= set(bystanders.values()), "they run"
