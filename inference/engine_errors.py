@@ -6,10 +6,10 @@ from inference.upstream import CannotConnect, TimedOut, UpstreamError
 
 def engine_error(error: UpstreamError) -> EngineError:
     if isinstance(error, TimedOut):
-        return EngineError(f"Timed out: {error}.", status=504, code="engine_timeout")
+        return EngineError(f"Timed out: the engine {error}.", status=504, code="engine_timeout")
     if isinstance(error, CannotConnect):
         return EngineError("The engine cannot be reached.", status=503, code="engine_unavailable", retry_after_s=2)
-    return EngineError(f"{error}.")
+    return EngineError(f"The engine {error}.")
 
 
 def engine_away(wait_s: float) -> EngineError:

@@ -86,7 +86,7 @@ class _Page(Pipe):
 
     def failed(self, error: UpstreamError) -> None:
         self.ended = True
-        logger.error("the pages' process: %s", error)
+        logger.error("the pages' process %s", error)
         self.fail(_as_api_error(error))
 
 

@@ -43,12 +43,12 @@ class _Connecting:
                 self._made.abort()
             raise
         except TimeoutError:
-            self._taker.failed(CannotConnect("the engine does not accept connections in time"))
+            self._taker.failed(CannotConnect("does not accept connections in time"))
         except OSError as error:
-            self._taker.failed(CannotConnect(f"the engine does not accept connections: {error.strerror or error}"))
+            self._taker.failed(CannotConnect(f"does not accept connections: {error.strerror or error}"))
         else:
             if connection.dead:
-                self._taker.failed(Broken("the engine closed the connection at once"))
+                self._taker.failed(Broken("closed the connection at once"))
                 return
             self._connection = connection
             connection.send(request, timeouts, self._taker, self._bodiless)

@@ -324,7 +324,7 @@ class Answer:
 
     def end(self) -> None:
         if self._size > self._most:
-            self.failed(UpstreamError(f"the engine's answer is longer than {self._most} bytes"))
+            self.failed(UpstreamError(f"answered with more than {self._most} bytes"))
             return
         self.ended = True
         if not self._done.done():

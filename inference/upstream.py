@@ -53,7 +53,7 @@ def chunk(data: bytes) -> bytes:
 
 
 class UpstreamError(Exception):
-    """The engine's answer cannot be had (whole)."""
+    """The answer cannot be had (whole). The text goes on from whoever was asked: the engine, or the pages' process."""
 
 
 class CannotConnect(UpstreamError):
@@ -174,12 +174,12 @@ class Connection:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as fault:
             if not self._complete:
-                error = Broken(f"the engine speaks no HTTP: {fault}")
+                error = Broken(f"speaks no HTTP: {fault}")
             self._keep_alive = False  # the answer is whole; only the connection is spoilt
         if not self._status or not self._head_bytes:
             self._head_bytes += len(data)
             if not self._status and error is None and self._head_bytes > MAX_HEAD:
-                error = Broken("the head of the engine's answer is too long")
+                error = Broken("began its answer with a head that is too long")
         self._give(error)
 
     def _give_whole(self, taker: Taker, head: AnswerHead, data: bytes, at: int) -> None:
@@ -220,13 +220,13 @@ class Connection:
     def connection_lost(self, exc: Exception | None) -> None:
         self.dead = True
         if self._taker is not None:
-            self._fail(Broken("the engine closed the connection in the middle of its answer"))
+            self._fail(Broken("closed the connection in the middle of its answer"))
 
     # What the parser calls
 
     def on_message_begin(self) -> None:
         if self._complete:  # bytes after the answer: of a second one that nobody asked for
-            raise Broken("the engine sent more than one answer")
+            raise Broken("sent more than one answer")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers.append((name.lower(), value))
@@ -242,7 +242,7 @@ class Connection:
 
     def on_body(self, body: bytes) -> None:
         if not self._status:
-            raise Broken("an interim answer with a body")
+            raise Broken("sent an interim answer with a body")
         self._parts.append(body)
 
     def on_chunk_header(self) -> None:
@@ -305,8 +305,8 @@ class Connection:
             self._silent_since = now
         limit = self._timeouts.idle if self._head_given else self._timeouts.first_byte
         if now - self._silent_since > limit or now > self._answer_deadline:
-            what = "fell silent" if self._head_given else "gave no first byte"
-            self._fail(TimedOut(f"the engine {what} in time"))
+            what = "did not go on" if self._head_given else "did not begin its answer"
+            self._fail(TimedOut(f"{what} in time"))
 
     def _fail(self, error: UpstreamError) -> None:
         taker = self._taker
