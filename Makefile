@@ -64,7 +64,7 @@ test-real: $(DEV) compiled  ## the whole way on real vLLM in real containers (RE
 	tests/real/lab/ensure_docker.sh
 	tests/real/lab/build_engine_image.sh
 	tests/browser/ensure_chromium.sh
-	$(foreach size,REAL_REQUESTS REAL_POINTS,$(if $($(size)),$(size)=$($(size)))) $(BIN)/python -m pytest -q -ra -n 2 --dist loadgroup --strict-markers -o addopts="-p no:schemathesis -p no:langsmith_plugin" tests/real
+	$(foreach size,REAL_REQUESTS REAL_POINTS,$(if $($(size)),$(size)=$($(size)))) $(BIN)/python -m pytest -ra --strict-markers -o addopts="-p no:schemathesis -p no:langsmith_plugin" tests/real
 
 test-browser: $(DEV) compiled  ## the pages in a real Chromium, which is installed where it is missing (root needed)
 	tests/browser/ensure_chromium.sh

@@ -1,5 +1,4 @@
-"""What the real tests stand on: made by the lab's scripts, which fail loudly where something is missing. Tests run in
-two processes beside each other, as far as they are of no group; what the scripts make, one of them makes at a time."""
+"""What the real tests stand on: made by the lab's scripts, which fail loudly where something is missing."""
 
 import hashlib
 import os
@@ -7,7 +6,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from tests.attack.fail_points.took import pytest_configure, pytest_terminal_summary  # noqa: F401
 from tests.journeys.portal_process import PortalProcess
@@ -17,15 +15,9 @@ LAB = Path(__file__).parent / "lab"
 CACHE = Path(os.environ.get("PORTAL_TEST_CACHE") or Path.home() / ".cache/vllm-portal-tests")
 
 
-def _one_at_a_time() -> FileLock:
-    CACHE.mkdir(parents=True, exist_ok=True)
-    return FileLock(CACHE / "one-at-a-time.lock")
-
-
 def _lab(script: str, *arguments: str) -> str:
     """Runs a script of the lab; the last line that it prints."""
-    with _one_at_a_time():
-        done = subprocess.run([LAB / script, *arguments], capture_output=True, text=True, timeout=1800)
+    done = subprocess.run([LAB / script, *arguments], capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, f"{script} failed:\n{done.stdout}\n{done.stderr}"
     return done.stdout.strip().splitlines()[-1] if done.stdout.strip() else ""
 
@@ -68,13 +60,12 @@ def _model(image: str, name: str, *options: str) -> Path:
     maker = LAB / "make_tiny_model.py"
     recipe = hashlib.sha256(maker.read_bytes() + " ".join(options).encode()).hexdigest()[:12]
     models = CACHE / "models" / recipe
-    with _one_at_a_time():
-        if not (models / name / "config.json").exists():
-            models.mkdir(parents=True, exist_ok=True)
-            command = ["docker", "run", "--rm", "--network", "none", "--entrypoint", "/opt/vllm/bin/python"]
-            mounts = ["-v", f"{LAB}:/lab:ro", "-v", f"{models}:/models"]
-            made = ["/lab/make_tiny_model.py", f"/models/{name}", *options]
-            subprocess.run([*command, *mounts, image, *made], check=True, timeout=300)
+    if not (models / name / "config.json").exists():
+        models.mkdir(parents=True, exist_ok=True)
+        command = ["docker", "run", "--rm", "--network", "none", "--entrypoint", "/opt/vllm/bin/python"]
+        mounts = ["-v", f"{LAB}:/lab:ro", "-v", f"{models}:/models"]
+        made = ["/lab/make_tiny_model.py", f"/models/{name}", *options]
+        subprocess.run([*command, *mounts, image, *made], check=True, timeout=300)
     return models / name
 
 

@@ -26,6 +26,11 @@ def docker(*arguments: str, check: bool = True, **options: Any) -> str:
     return done.stdout.strip()
 
 
+def build(tag: str, folder: Path) -> None:
+    """With the builder that every Docker brings along."""
+    docker("build", "-q", "-t", tag, str(folder), env={**os.environ, "DOCKER_BUILDKIT": "0"})
+
+
 def inspect(name: str) -> dict[str, Any]:
     return json.loads(docker("inspect", "--type", "container", name))[0]
 
@@ -37,7 +42,7 @@ def fake_image(engine_image: str, tmp_path_factory: pytest.TempPathFactory) -> I
     (folder / "Dockerfile").write_text(
         f'FROM {engine_image}\nCOPY fake_engine.py /\nENTRYPOINT ["python3", "-u", "/fake_engine.py"]\n'
     )
-    docker("build", "-q", "-t", FAKE_IMAGE, str(folder), env={**os.environ, "DOCKER_BUILDKIT": "0"})
+    build(FAKE_IMAGE, folder)
     yield FAKE_IMAGE
     docker("rmi", "-f", FAKE_IMAGE, check=False)
 

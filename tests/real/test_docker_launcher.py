@@ -14,12 +14,11 @@ from engines.launchers.container_config import LABEL_ENGINE, LABEL_GENERATION, L
 from engines.launchers.docker import daemon_answers
 from engines.vllm_command import CONTAINER_COMPILE_CACHE, CONTAINER_HF_CACHE
 from tests.engines.launchers.contract import HF_TOKEN, LauncherContract, ask, ended
-from tests.real.docker_rig import FAKE_IMAGE, DockerRig, docker, inspect
+from tests.real.docker_rig import FAKE_IMAGE, DockerRig, build, docker, inspect
 from tests.waiting import wait_until
 
 LAB = Path(__file__).with_name("lab")
 LABEL_TEST = "vllm-portal.test"
-pytestmark = pytest.mark.xdist_group("docker")
 
 
 def test_a_daemon_answers() -> None:
@@ -151,7 +150,7 @@ def test_the_token_is_readable_for_an_image_that_does_not_run_as_root(rig: Docke
     folder = tmp_path / "image"
     folder.mkdir()
     (folder / "Dockerfile").write_text(f"FROM {rig.image}\nUSER 1234\n")
-    docker("build", "-q", "-t", f"{FAKE_IMAGE}-user", str(folder), env={**os.environ, "DOCKER_BUILDKIT": "0"})
+    build(f"{FAKE_IMAGE}-user", folder)
     try:
         seen = ask(rig.launcher().start(rig.spec(image=f"{FAKE_IMAGE}-user", hf_token=HF_TOKEN)))
         assert seen["token"] == HF_TOKEN

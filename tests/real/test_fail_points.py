@@ -5,18 +5,16 @@ times; without it every other one is taken."""
 
 import os
 import shutil
-import subprocess
 
 import pytest
 
 from engines.launchers.container_config import LABEL_ENGINE, LABEL_PORTAL
 from tests.attack.fail_points.life import Lives, MortalPortal
 from tests.journeys.portal_process import ROOT
+from tests.real.docker_rig import build, docker
 
-pytestmark = pytest.mark.xdist_group("docker")
 ROUNDS = int(os.environ.get("REAL_POINTS", "0"))
 IMAGE = "vllm-portal-test-stand-in:1"
-PLAIN = os.environ | {"DOCKER_BUILDKIT": "0"}  # the builder that every Docker brings along
 DOCKER = "engines.launchers.docker DockerLauncher"
 
 LAUNCH = [
@@ -36,12 +34,6 @@ STOP = [
 ]
 
 
-def docker(*arguments: str) -> str:
-    done = subprocess.run(["docker", *arguments], capture_output=True, text=True, timeout=300, env=PLAIN)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
 @pytest.fixture(scope="module")
 def stand_in_image(engine_image, tmp_path_factory):
     folder = tmp_path_factory.mktemp("stand-in-image")
@@ -51,7 +43,7 @@ def stand_in_image(engine_image, tmp_path_factory):
         f"FROM {engine_image}\nWORKDIR /app\nCOPY engines engines\n"
         'ENTRYPOINT ["/opt/vllm/bin/python", "-u", "-m", "engines.simulator"]\n'
     )
-    docker("build", "-q", "-t", IMAGE, str(folder))
+    build(IMAGE, folder)
     yield IMAGE
     docker("rmi", "-f", IMAGE)
 

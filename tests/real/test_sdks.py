@@ -19,7 +19,6 @@ FLAGS = (
 )
 TRIES = 6  # an engine that is hurried tells two tokens in one event, and not always the same two
 ENOUGH = 10**8
-pytestmark = pytest.mark.xdist_group("sdks")
 
 
 @dataclass
