@@ -68,9 +68,8 @@ class Child:
             if watchdog:
                 watchdog.remove(self._process.pid)
             self._process = None
-            if time.monotonic() - self._started > STEADY_AFTER_S:
-                self._failures = -1
-            self._postpone(f"{self.name} ended unexpectedly ({_describe(code)})")
+            steady = time.monotonic() - self._started > STEADY_AFTER_S
+            self._postpone(f"{self.name} ended unexpectedly ({_describe(code)})", at_once=steady)
 
     def _restart(self, watchdog: Watchdog | None) -> None:
         try:
@@ -78,9 +77,9 @@ class Child:
         except OperatorError as error:
             self._postpone(str(error))
 
-    def _postpone(self, what: str) -> None:
-        pause = min(2**self._failures, LONGEST_PAUSE_S) if self._failures >= 0 else 0
-        self._failures += 1
+    def _postpone(self, what: str, *, at_once: bool = False) -> None:
+        self._failures = 0 if at_once else self._failures + 1
+        pause = min(2 ** (self._failures - 1), LONGEST_PAUSE_S) if self._failures else 0
         self._due = time.monotonic() + pause
         logger.warning("%s; it starts again in %d s. End of %s:\n%s", what, pause, self.log, last_lines(self.log))
 

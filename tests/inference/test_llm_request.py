@@ -181,7 +181,8 @@ def test_who_may_have_no_more_is_told_why_their_stream_ends(ask, bob, raw_engine
     raw_engine.answer = answer
     reply = ask(bob, stream=True)
     assert reply.status_code == (200 if text else 401)
-    assert '"detail":"Your account is disabled, or your API key was revoked."' in reply.text.replace('": "', '":"')
+    last = [line for line in reply.text.replace("data: ", "").splitlines() if line.startswith("{")][-1]
+    assert json.loads(last)["detail"] == "Your account is disabled, or your API key was revoked."
 
 
 @pytest.mark.parametrize(
