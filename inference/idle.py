@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from engines import reclaiming, sleeping, terms
 from engines.models import Engine
 from inference.models import UsageRecord
-from inference.usage import OUTBOX
+from inference.outbox import OUTBOX
 from vllm_portal.redis_client import client
 
 logger = logging.getLogger(__name__)

@@ -192,6 +192,11 @@ class UsageRecord(models.Model):
     def __str__(self) -> str:
         return f"{self.prompt_tokens}+{self.generated_tokens} tokens, {self.outcome}"
 
+    @property
+    def hour(self) -> int:
+        """In which it began, since the epoch."""
+        return int(self.started_at.timestamp()) // 3600
+
 
 class ModelAlias(models.Model):
     """One more name in requests for models or engines, made by admins. `inference.aliases` checks it."""

@@ -6,30 +6,26 @@ A crash between the two writes the same records again, which the unique request 
 counts each request once, and `load` can rebuild a user's live counters from it at any time.
 """
 
-import json
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
-from django.db import connection, transaction
 from django.db.models import F, QuerySet, Sum
 from redis.lock import Lock
 
-from accounts.models import ApiKey, KeyLimit, Pace, TokenLimit, User
+from accounts.models import KeyLimit, Pace, User
 from accounts.quotas import MOST, holding_ledger, ledger_lock, release, token_of
-from engines.models import Engine
-from inference import batches, rollups
+from inference import recording
 from inference.ledger_link import SCRIPT
 from inference.models import UsageRecord
+from inference.outbox import OUTBOX, records_of
 from vllm_portal.redis_client import client
 
 logger = logging.getLogger(__name__)
 
-OUTBOX = "outbox"
 BATCH = 2000  # records; the rows of users and keys are added to once a batch
 ELEMENTS = 500  # of the outbox that are read at once: each holds the records of one call of the ledger, mostly a few
 
@@ -52,19 +48,14 @@ def spelt(*operation: object) -> str:
     return "\0".join(map(str, operation))
 
 
-def records_of(elements: Iterable[str]) -> list[dict[str, Any]]:
-    """What elements of the outbox hold, a line each."""
-    return [json.loads(line) for element in elements for line in element.split("\n")]
-
-
 def flush(older_than_s: float = 0) -> int:
     """Writes what is in the outbox to the database, if its oldest record waits for that long; how many records. 0 also
     where somebody else is writing. Raises redis.RedisError, DatabaseError: nothing is lost, the next flush does it."""
     oldest = client().lindex(OUTBOX, 0)
     if oldest is None:
         return 0
-    record = json.loads(oldest.partition("\n")[0])
-    if older_than_s and time.time() - (record["started_ms"] + record["duration_ms"]) / 1000 < older_than_s:
+    (first,) = records_of([oldest.partition("\n")[0]])
+    if older_than_s and time.time() - first.ended_ms / 1000 < older_than_s:
         return 0
     lock = ledger_lock()
     if not lock.acquire(blocking=False):
@@ -152,89 +143,8 @@ def _flush(lock: Lock) -> int:
         for start in range(0, len(records), BATCH):
             if start:
                 lock.reacquire()
-            _write(records[start : start + BATCH])
+            recording.write(records[start : start + BATCH])
         client().eval(_TRIM, 1, OUTBOX, elements[0], len(elements), elements[-1])
         written += len(records)
         lock.reacquire()
     return written
-
-
-def _write(records: list[dict[str, Any]]) -> None:
-    by_id = {record["request_id"]: record for record in records}
-    users = {record["user_id"] for record in records}
-    with transaction.atomic():
-        # Locked in one order: whoever writes the same records at once waits here and then finds them written.
-        locked = TokenLimit.objects.select_for_update().filter(user_id__in=users).order_by("user_id")
-        existing_users = set(locked.values_list("user_id", flat=True))
-        existing_engines = set(
-            map(str, Engine.objects.filter(pk__in={r["engine_id"] for r in records}).values_list("pk", flat=True))
-        )
-        existing_keys = set(
-            ApiKey.objects.filter(pk__in={r["key_id"] for r in records if r.get("key_id")}).values_list("pk", flat=True)
-        )
-        written = set(UsageRecord.objects.filter(request_id__in=by_id).values_list("request_id", flat=True))
-        new = [record for request_id, record in by_id.items() if request_id not in written]
-        rows = [_row(record, existing_users, existing_engines, existing_keys) for record in new]
-        engines = {engine: batches.prepared(UsageRecord, "engine", engine) for engine in {None, *existing_engines}}
-        batches.insert(UsageRecord, Row._fields, [_as_stored(row, engines) for row in rows])
-        rollups.add(rows)
-        _charge(TokenLimit, "user_id", new)
-        _charge(KeyLimit, "key_id", new)
-
-
-def _charge(table: type[TokenLimit] | type[KeyLimit], subject: str, records: list[dict[str, Any]]) -> None:
-    """Adds what the records cost to the rows of their users or keys, in one order for all who do so at once."""
-    totals: dict[int, list[int]] = defaultdict(lambda: [0, 0])
-    for record in records:
-        if record.get(subject) is not None:
-            totals[record[subject]][0] += record["prompt_tokens"]
-            totals[record[subject]][1] += record["generated_tokens"]
-    rows = [(pk, prompt, generated) for pk, (prompt, generated) in sorted(totals.items())]
-    batches.increment(table, table._meta.pk.name, ("prompt_token_number", "gen_token_number"), rows)
-
-
-class Row(NamedTuple):
-    """The fields of a UsageRecord."""
-
-    request_id: str
-    user_id: int | None
-    api_key_id: int | None
-    engine_id: str | None
-    model: str
-    path: str
-    streamed: bool
-    prompt_tokens: int
-    cached_tokens: int
-    generated_tokens: int
-    reserved_tokens: int | None
-    exact: bool
-    outcome: str
-    started_at: datetime
-    first_token_ms: int | None
-    duration_ms: int
-
-
-def _row(record: dict[str, Any], users: set[int], engines: set[str], keys: set[int]) -> Row:
-    return Row(
-        request_id=record["request_id"],
-        user_id=record["user_id"] if record["user_id"] in users else None,
-        api_key_id=record.get("key_id") if record.get("key_id") in keys else None,
-        engine_id=record["engine_id"] if record["engine_id"] in engines else None,
-        model=record["model"],
-        path=record["path"],
-        streamed=record["streamed"],
-        prompt_tokens=record["prompt_tokens"],
-        cached_tokens=record.get("cached_tokens", 0),
-        generated_tokens=record["generated_tokens"],
-        reserved_tokens=record.get("reserved_tokens"),
-        exact=record["exact"],
-        outcome=record["outcome"],
-        started_at=datetime.fromtimestamp(record["started_ms"] / 1000, UTC),
-        first_token_ms=record.get("first_token_ms"),
-        duration_ms=record["duration_ms"],
-    )
-
-
-def _as_stored(row: Row, engines: dict[str | None, object]) -> tuple[object, ...]:
-    started_at = connection.ops.adapt_datetimefield_value(row.started_at)
-    return tuple(row._replace(engine_id=engines[row.engine_id], started_at=started_at))  # type: ignore[arg-type]

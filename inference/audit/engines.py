@@ -84,7 +84,7 @@ def _most_generated(row: dict[str, Any], engine: Engine) -> float:
 
 
 def _busy(live: Live) -> set[str]:
-    return {request.engine_id for request in live.open.values()} | {record["engine_id"] for record in live.outbox}
+    return {request.engine_id for request in live.open.values()} | {record.engine_id for record in live.outbox}
 
 
 def _differ(least: int, most: float, counted: int) -> str:

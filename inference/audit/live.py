@@ -2,10 +2,10 @@
 
 import json
 from collections import defaultdict
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from accounts import quotas
-from inference.usage import records_of
+from inference.outbox import Settled, records_of
 from vllm_portal.redis_client import client
 
 _READ = """
@@ -51,23 +51,23 @@ class Live(NamedTuple):
     quotas: dict[str, Quota]
     open: dict[str, Open]
     leases: dict[str, int]
-    outbox: list[dict[str, Any]]
+    outbox: list[Settled]
     now_ms: int
 
     def on_the_way(self) -> dict[str, tuple[int, int]]:
         """Tokens of ended requests that are not in the database yet, by subject. A request counts once."""
         totals: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
-        for record in {record["request_id"]: record for record in reversed(self.outbox)}.values():
+        for record in {record.request_id: record for record in reversed(self.outbox)}.values():
             for subject in subjects_of(record):
                 prompt, generated = totals[subject]
-                totals[subject] = (prompt + record["prompt_tokens"], generated + record["generated_tokens"])
+                totals[subject] = (prompt + record.prompt_tokens, generated + record.generated_tokens)
         return totals
 
 
-def subjects_of(record: dict[str, Any]) -> list[str]:
+def subjects_of(record: Settled) -> list[str]:
     """Whose numbers a record of the outbox adds to."""
-    key_id = record.get("key_id")
-    return [str(record["user_id"]), *([quotas.of_key(key_id)] if key_id else [])]
+    key_id = record.api_key_id
+    return [str(record.user_id), *([quotas.of_key(key_id)] if key_id else [])]
 
 
 def take() -> Live:

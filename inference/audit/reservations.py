@@ -33,8 +33,8 @@ def check(live: Live, numbers: Numbers) -> Iterator[tuple[str, str, str]]:
 
 def _ended_once(live: Live, numbers: Numbers) -> Iterator[tuple[str, str, str]]:
     for record in live.outbox:
-        if record["request_id"] in live.open:
-            yield "one record per request", record["request_id"], "it has ended, and is open"
+        if record.request_id in live.open:
+            yield "one record per request", record.request_id, "it has ended, and is open"
     for request in numbers.recorded:
         yield "one record per request", request, "it has a record, and is open"
 
@@ -60,7 +60,7 @@ def _admitted_since_change(subject: str, live: Live, numbers: Numbers) -> bool:
     if known is None:
         return False
     starts = [request.started_ms for request in live.open.values() if subject in request.subjects]
-    starts += [record["started_ms"] for record in live.outbox if subject in subjects_of(record)]
+    starts += [record.started_ms for record in live.outbox if subject in subjects_of(record)]
     newest = datetime.fromtimestamp(max(starts) / 1000, UTC) if starts else newest_start(subject)
     return newest is not None and (known.changed_at is None or newest > known.changed_at)
 

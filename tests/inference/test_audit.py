@@ -108,8 +108,11 @@ def test_a_request_that_is_open_and_ended(used, alice):
 
 def test_a_request_that_is_open_and_on_its_way_to_the_database(used, alice):
     opened(alice)
-    nothing = {"request_id": "r-open", "user_id": alice.pk, "prompt_tokens": 0, "generated_tokens": 0}
-    one = {**nothing, "engine_id": "e", "started_ms": 0}
+    one = {
+        "request_id": "r-open", "user_id": alice.pk, "engine_id": "e", "model": "m", "path": "/v1/x", "streamed": False,
+        "prompt_tokens": 0, "generated_tokens": 0, "exact": True, "outcome": "completed", "started_ms": 0,
+        "duration_ms": 0,
+    }  # fmt: skip
     client().rpush("outbox", f"{json.dumps({**one, 'request_id': 'r-ended'})}\n{json.dumps(one)}")
     assert rules() == {"one record per request"}
 

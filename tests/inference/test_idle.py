@@ -14,7 +14,8 @@ from engines.models import Engine
 from engines.states import State
 from inference import idle, tasks
 from inference.models import UsageRecord
-from inference.usage import OUTBOX, flush
+from inference.outbox import OUTBOX
+from inference.usage import flush
 from tests.fakes.upstream import completion, whole
 from vllm_portal.config import get_config
 from vllm_portal.redis_client import client

@@ -6,20 +6,16 @@ import socket
 import time
 
 import pytest
-from django.db import connection
 
 from accounts import quotas
-from accounts.models import TokenLimit
-from accounts.quotas import ledger_lock
-from inference import batches, usage
+from inference import usage
 from inference.admission import Admission
 from inference.errors import InvalidKey, LimitReached, TryLater
 from inference.ledger_link import LedgerAway, LedgerLink
 from inference.limits import PromptTooLarge
 from inference.models import UsageRecord
 from inference.routing import Caller
-from tests.inference.ledger_seen import numbers
-from tests.live_rows import open_requests, put_open, put_row, row
+from tests.live_rows import open_requests, put_row, row
 from tests.threads import lent
 from vllm_portal.config import get_config
 from vllm_portal.redis_client import client
@@ -256,84 +252,6 @@ def test_without_redis_nothing_is_admitted():
         await link.close()
 
     asyncio.run(scenario())
-
-
-def record(request_id: str, user_id: int, prompt: int = 7, generated: int = 3) -> str:
-    return json.dumps(
-        {
-            **META, "request_id": request_id, "user_id": user_id, "started_ms": 1_900_000_000_000,
-            "prompt_tokens": prompt, "generated_tokens": generated,
-            "cached_tokens": 0, "outcome": "completed", "exact": True, "first_token_ms": None, "duration_ms": 12,
-        }
-    )  # fmt: skip
-
-
-def test_the_outbox_reaches_the_database_once(alice):
-    lines = [record(f"r{i}", alice.pk) for i in range(3)]
-    client().rpush("outbox", *lines)
-    assert usage.flush() == 3
-    client().rpush("outbox", *lines)  # as if the process had died before it trimmed
-    usage.flush()
-    assert (UsageRecord.objects.count(), numbers(alice)) == (3, (21, 9))
-    assert client().exists("outbox") == 0
-
-
-def test_records_that_came_in_one_call_are_one_element_and_written_in_batches(alice, monkeypatch):
-    monkeypatch.setattr(usage, "BATCH", 2)
-    client().rpush("outbox", "\n".join(record(f"r{i}", alice.pk) for i in range(5)), record("r5", alice.pk))
-    assert usage.flush() == 6
-    assert (UsageRecord.objects.count(), numbers(alice)) == (6, (42, 18))
-    assert client().exists("outbox") == 0
-
-
-def test_a_flush_leaves_it_to_whoever_is_at_it(alice):
-    client().rpush("outbox", record("r1", alice.pk))
-    with ledger_lock():
-        assert usage.flush() == 0
-    assert usage.flush() == 1
-
-
-def test_a_young_outbox_is_left_to_the_worker(alice):
-    now_ms = int(time.time() * 1000)
-    client().rpush("outbox", json.dumps({**json.loads(record("r1", alice.pk)), "started_ms": now_ms}))
-    assert usage.flush(older_than_s=60) == 0
-    assert usage.flush() == 1
-
-
-def test_a_flush_that_fails_loses_nothing(alice, monkeypatch):
-    client().rpush("outbox", record("r1", alice.pk))
-    with monkeypatch.context() as broken:
-        broken.setattr(batches, "insert", lambda *_: (_ for _ in ()).throw(OSError("disk")))
-        with pytest.raises(OSError, match="disk"):
-            usage.flush()
-    assert numbers(alice) == (0, 0)
-    usage.flush()
-    assert numbers(alice) == (7, 3)
-
-
-def test_records_of_a_deleted_user_are_kept_without_a_name(alice):
-    client().rpush("outbox", record("r1", alice.pk + 1000))
-    usage.flush()
-    assert UsageRecord.objects.get().user is None
-
-
-def test_loading_a_user_counts_what_is_still_on_its_way_and_what_is_open(alice, monkeypatch):
-    TokenLimit.objects.filter(user=alice).update(prompt_token_number=100)
-    put_open("x", alice.pk, held=(11, 4))
-    with monkeypatch.context() as frozen:  # what comes while a load writes the outbox is counted from there
-        frozen.setattr(usage, "_flush", lambda lock: 0)
-        client().rpush("outbox", "\n".join([record("r1", alice.pk), record("r2", alice.pk)]))
-        usage.load(str(alice.pk))
-    assert held(alice.pk) == {
-        "pl": 10_000, "gl": 1_000, "pu": 114, "gu": 6, "pr": 11, "gr": 4, "ver": 1, "on": 1,
-        "rm": get_config().default_requests_per_minute, "rw": 0, "rn": 0, "n": 0,
-    }  # fmt: skip
-
-
-def test_a_batch_costs_few_queries(alice, django_assert_max_num_queries):
-    client().rpush("outbox", *(record(f"r{i}", alice.pk) for i in range(300)))
-    with django_assert_max_num_queries(12 if connection.vendor == "postgresql" else 14):
-        usage.flush()
 
 
 def interrupted(user, lose) -> None:
