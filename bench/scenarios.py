@@ -155,9 +155,7 @@ class Stand:
         finally:
             for peer in self.peers:
                 peer.stop()
-        portal = [each.by_gateway["portal"].peak_rss_mb for each in seen.rounds]
         seen.targets += targets.compared(seen.rounds) if plan.peers else []
-        seen.targets.append(targets.memory(max(portal, default=None)))
 
     def _streams(self) -> None:
         self.say(f"{self.plan.streams} streams at once")
@@ -165,6 +163,8 @@ class Stand:
             self.bench, self.direct, self.portal, self.plan.streams, self.plan.streams_tokens, self.plan.streams_seconds
         )
         self.seen.problems += problems
+        if self.plan.streams == OF_THE_TARGET:
+            self.seen.targets.append(targets.memory(self.seen.streams.web_rss_mb))
 
     def _pages(self) -> None:
         plan = self.plan

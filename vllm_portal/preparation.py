@@ -32,8 +32,7 @@ def prepare() -> FirstAdmin:
         raise OperatorError(f"the database's tables do not fit this version: {_one_line(error)}") from None
     finally:
         connections.close_all()
-        if hasattr(connection, "close_pool"):
-            connection.close_pool()  # PostgreSQL's pool has threads, and processes are forked after this
+        connection.close_pool()  # PostgreSQL's has threads, and processes are forked after this
 
 
 def check_database() -> None:

@@ -71,6 +71,7 @@ TEMPLATES = [
 
 DATABASES = {"default": dj_database_url.parse(config.database)}
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
+    DATABASES["default"]["ENGINE"] = "vllm_portal.sqlite"
     # IMMEDIATE: a transaction that will write takes its turn at its start instead of failing in its middle.
     DATABASES["default"]["OPTIONS"] = {
         "transaction_mode": "IMMEDIATE",
