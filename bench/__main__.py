@@ -7,7 +7,7 @@ import sys
 from contextlib import ExitStack
 from typing import Any
 
-from bench import machine, report, results
+from bench import machine, report, results, targets
 from bench.programs import BUILD_DIR, HERE, compiled
 from bench.scenarios import Plan, Stand
 
@@ -54,7 +54,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("what", nargs="?", choices=[*PARTS, "report"], help=what)
     parser.add_argument("--seconds", type=float, default=0.8, help="measured time of each load (default 0.8)")
     parser.add_argument("--rounds", type=int, default=3, help="the table shows medians over them (default 3)")
-    parser.add_argument("--streams", type=int, default=1000, help="how many streams at once (default 1000)")
+    parser.add_argument(
+        "--streams", type=int, default=targets.STREAMS, help=f"how many streams at once (default {targets.STREAMS})"
+    )
     parser.add_argument("--quick", action="store_true", help="a little of everything, without peers and report")
     parser.add_argument("--strict", action="store_true", help="exit with 3 when a target is missed or not measured")
     arguments = parser.parse_args()

@@ -28,7 +28,7 @@ class Plan:
     parts: tuple[str, ...]
     seconds: float
     rounds: int = 3
-    streams: int = 1000
+    streams: int = targets.STREAMS
     loads: tuple[compare.Load, ...] = compare.FULL
     peers: tuple[str, ...] = tuple(KINDS)
     keys: int = 10_000
@@ -163,7 +163,7 @@ class Stand:
             self.bench, self.direct, self.portal, self.plan.streams, self.plan.streams_tokens, self.plan.streams_seconds
         )
         self.seen.problems += problems
-        if self.plan.streams == OF_THE_TARGET:
+        if self.plan.streams == targets.STREAMS:
             self.seen.targets.append(targets.memory(self.seen.streams.web_rss_mb))
 
     def _pages(self) -> None:

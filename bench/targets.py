@@ -8,6 +8,7 @@ from bench import table
 from bench.compare import ANSWERS, PACED, Load, Round
 
 PORTAL, NGINX, ROUTER, LITELLM = "portal", "nginx", "vllm-router", "LiteLLM"
+STREAMS = 1000
 LEAST_PEER_US = 1.0  # a latency that a peer does not add, or less than the clock's noise, counts as this
 
 Value = Callable[[Round, str], float | None]
@@ -71,7 +72,7 @@ def compared(rounds: list[Round]) -> list[Target]:
 
 
 def memory(peak_mb: float) -> Target:
-    return Target("memory of the web process, with 1,000 streams", 200, 120, peak_mb, unit="MB")
+    return Target(f"memory of the web process, {STREAMS:,} streams at once", 200, 120, peak_mb, unit="MB")
 
 
 def pages(ratio: float | None) -> Target:

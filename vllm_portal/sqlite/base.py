@@ -1,7 +1,7 @@
 """Django's SQLite backend, whose connections are kept when they are closed, as those to PostgreSQL are in a pool.
 
-A new connection reads the whole schema and is given Django's functions: 2 ms of CPU, more than most of what it is asked.
-Each request of a page and each look-up of a caller would have one of its own.
+A new connection reads the schema and is given Django's functions: 2 ms of CPU, more than most of what it is asked. Each
+request of a page and each look-up of a caller would have one of its own.
 """
 
 import atexit
