@@ -1,6 +1,7 @@
 """Connections to SQLite that are closed are kept for whoever opens one next."""
 
 import contextlib
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -59,8 +60,17 @@ def test_two_at_once_have_one_each_and_few_are_kept():
         assert len(set(held)) == len(held)
         for pool in pools:
             pool.submit(let_go).result()
-    (kept,) = base._kept.values()
-    assert len(kept) == base.MOST
+    assert len(base._kept[str(connection.settings_dict["NAME"])]) == base.MOST
+
+
+def test_one_that_is_old_is_not_used_again(monkeypatch):
+    """What it knows of the statistics is as old as itself."""
+    first = used()
+    connection.close()
+    monkeypatch.setattr(base, "AGE_S", 0.0)
+    assert used() is not first
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        first.execute("SELECT 1")
 
 
 def test_one_with_an_open_transaction_is_not_kept():

@@ -6,23 +6,34 @@ request of a page and each look-up of a caller would have one of its own.
 
 import atexit
 import sqlite3
+import time
 from collections import defaultdict, deque
 from typing import Any
 
 from django.db.backends.sqlite3 import base
 
 MOST = 8
+AGE_S = 300.0
+"""No longer: what a connection has read of the statistics, by which SQLite plans, it does not read again."""
 
-_kept: dict[str, deque[sqlite3.Connection]] = defaultdict(deque)
-"""By the database's path. Any thread may take one."""
+_kept: dict[str, deque[tuple[sqlite3.Connection, float]]] = defaultdict(deque)
+"""By the database's path, with the time at which each was opened. Any thread may take one."""
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
     def get_new_connection(self, conn_params: dict[str, Any]) -> sqlite3.Connection:
-        try:
-            return _kept[str(conn_params["database"])].pop()
-        except IndexError:
-            return super().get_new_connection(conn_params)
+        kept = _kept[str(conn_params["database"])]
+        now = time.monotonic()
+        while kept:
+            try:
+                connection, self._opened = kept.pop()
+            except IndexError:  # another thread was faster
+                break
+            if now - self._opened < AGE_S:
+                return connection
+            connection.close()
+        self._opened = now
+        return super().get_new_connection(conn_params)
 
     def _close(self) -> None:
         connection = self.connection
@@ -31,18 +42,21 @@ class DatabaseWrapper(base.DatabaseWrapper):
         if connection is None or connection.in_transaction or self.errors_occurred or len(kept) >= MOST:
             super()._close()
         else:
-            kept.append(connection)
+            kept.append((connection, self._opened))
 
     def close_pool(self) -> None:
         """Before a process forks: a connection must not be used by two."""
-        kept = _kept.pop(str(self.settings_dict["NAME"]), deque())
-        while kept:
-            kept.pop().close()
+        _close_all(str(self.settings_dict["NAME"]))
+
+
+def _close_all(name: str) -> None:
+    kept = _kept[name]
+    while kept:
+        kept.pop()[0].close()
 
 
 @atexit.register
-def _close_all() -> None:
+def _at_the_end() -> None:
     """The last one to close moves what is in the write-ahead log into the database's file."""
-    for kept in _kept.values():
-        while kept:
-            kept.pop().close()
+    for name in _kept:
+        _close_all(name)
