@@ -73,6 +73,24 @@ def test_one_that_is_old_is_not_used_again(monkeypatch):
         first.execute("SELECT 1")
 
 
+def test_what_was_not_read_to_its_end_hides_nothing_that_comes_later():
+    User.objects.bulk_create([User(username=f"user-{number}") for number in range(200)])
+    first = used()
+    half_read = User.objects.iterator(chunk_size=1)
+    next(half_read)
+    connection.close()
+
+    def write():
+        opened = sqlite3.connect(str(connection.settings_dict["NAME"]))
+        with contextlib.closing(opened), opened:
+            opened.execute("DELETE FROM accounts_user")
+
+    write()
+    assert used() is first
+    assert User.objects.count() == 0
+    del half_read
+
+
 def test_one_with_an_open_transaction_is_not_kept():
     first = used()
     with contextlib.suppress(transaction.TransactionManagementError), transaction.atomic():

@@ -9,6 +9,7 @@ import sqlite3
 import time
 from collections import defaultdict, deque
 from typing import Any
+from weakref import WeakSet
 
 from django.db.backends.sqlite3 import base
 
@@ -21,6 +22,15 @@ _kept: dict[str, deque[tuple[sqlite3.Connection, float]]] = defaultdict(deque)
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._cursors: WeakSet[sqlite3.Cursor] = WeakSet()
+
+    def create_cursor(self, name: str | None = None) -> sqlite3.Cursor:
+        cursor = super().create_cursor(name)
+        self._cursors.add(cursor)
+        return cursor
+
     def get_new_connection(self, conn_params: dict[str, Any]) -> sqlite3.Connection:
         kept = _kept[str(conn_params["database"])]
         now = time.monotonic()
@@ -38,11 +48,15 @@ class DatabaseWrapper(base.DatabaseWrapper):
     def _close(self) -> None:
         connection = self.connection
         kept = _kept[str(self.settings_dict["NAME"])]
+        cursors, self._cursors = self._cursors, WeakSet()
         # In a transaction something went wrong, and an error may be the connection's own.
         if connection is None or connection.in_transaction or self.errors_occurred or len(kept) >= MOST:
             super()._close()
-        else:
-            kept.append((connection, self._opened))
+            return
+        # One from which not all was read holds the database as it was then, for whoever takes the connection next.
+        for cursor in cursors:
+            cursor.close()
+        kept.append((connection, self._opened))
 
     def close_pool(self) -> None:
         """Before a process forks: a connection must not be used by two."""
