@@ -2,6 +2,7 @@ from inference.asking cimport Asking, Reservation
 from inference.digits cimport digits
 from inference.journal cimport Journal
 from inference.ledger_link cimport LedgerLink, counted
+from inference.routing cimport Caller
 from inference.waiting cimport WaitingRoom
 from vllm_portal.ids cimport new_id
 
@@ -22,6 +23,6 @@ cdef class Admission:
     cdef public double _wall_ms
 
     cpdef now_ms(self)
-    cpdef Asking ask(self, caller, done, prompt_tokens, generated_tokens, step=*, slice_tokens=*, bytes about=*, str request_id=*)
+    cpdef Asking ask(self, Caller caller, done, prompt_tokens, generated_tokens, step=*, slice_tokens=*, bytes about=*, str request_id=*)
     cpdef Reservation opened(self, Asking asking, bytes answer)
     cpdef settle(self, Reservation reservation, prompt_tokens, generated_tokens, str outcome, bint exact, cached_tokens=*, first_token_ms=*)

@@ -1,6 +1,9 @@
+from inference.routing cimport Caller
+
+
 cdef class Callers:
     cdef public object _fetch
     cdef public dict _known
     cdef public Py_ssize_t _forgotten
 
-    cpdef known(self, bytes digest)
+    cpdef Caller known(self, bytes digest)

@@ -3,6 +3,7 @@ from inference.asking cimport Reservation
 from inference.call cimport Call
 from inference.fair_line cimport Place
 from inference.pool cimport Pool
+from inference.routing cimport Route
 
 
 cdef class Relay:
@@ -19,5 +20,5 @@ cdef class Relay:
 
     cpdef Place place(self, Call call, Reservation reservation, go, refuse)
     cpdef settle(self, Reservation reservation, usage, str outcome, bint exact, first_token_ms=*)
-    cpdef learn_speed(self, route, generated_tokens, double elapsed_s)
-    cpdef post(self, route, str path, bytes body, str request_id, taker)
+    cpdef learn_speed(self, Route route, generated_tokens, double elapsed_s)
+    cpdef post(self, Route route, str path, bytes body, str request_id, taker)
