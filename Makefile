@@ -20,7 +20,7 @@ ONCE := tests/test_config.py tests/test_docs.py tests/test_imports.py tests/test
 	tests/fuzz tests/inference/test_front_framing.py tests/inference/test_front_slow.py \
 	tests/inference/test_front_smuggling.py tests/inference/test_upstream_pieces.py tests/inference/test_sse_pieces.py \
 	tests/inference/test_body.py tests/inference/test_endpoints_streams.py tests/inference/test_endpoints_media.py tests/cli tests/test_compiled.py \
-	tests/test_rights.py tests/accounts/test_imported_passwords.py tests/engines/downloads tests/engines/fit/test_verdict.py \
+	tests/test_rights.py tests/test_sqlite.py tests/accounts/test_imported_passwords.py tests/engines/downloads tests/engines/fit/test_verdict.py \
 	tests/inference/test_pages.py tests/inference/test_replicas.py
 
 # Compiled once, and not again by each of the many processes.
