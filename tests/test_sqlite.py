@@ -11,7 +11,10 @@ from accounts.models import User
 from tests.threads import lent
 from vllm_portal.sqlite import base
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = [
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.skipif(connection.vendor != "sqlite", reason="PostgreSQL has a pool of its own"),
+]
 
 
 @pytest.fixture(autouse=True)
