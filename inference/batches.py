@@ -1,5 +1,5 @@
 """Many rows read or written by one statement, as the database has them. The ORM makes each statement anew for each row
-or value, and an object of each value: that was two thirds of what a record costs.
+or value, and an object of each value: that was half of what a record costs.
 
 Values go in and come out as the database takes them: see `prepared` and `moments`.
 """
@@ -15,7 +15,7 @@ from django.db.models import Model
 _EPOCH = datetime(1970, 1, 1)  # without a time zone: SQLite's times are UTC, and do not say so
 
 
-def rows(table: type[Model], fields: Sequence[str], *, lock: bool = False, **where: object) -> list[tuple[Any, ...]]:
+def select(table: type[Model], fields: Sequence[str], *, lock: bool = False, **where: object) -> list[tuple[Any, ...]]:
     """Those where each field has the value, or one of the set of values. In the order of the first field, in which they
     are locked, too, until the transaction ends, where that is asked for and the database can."""
     quoted = connection.ops.quote_name
@@ -44,8 +44,8 @@ def _one_of(values: Collection[object]) -> tuple[str, object]:
 
 
 def among(table: type[Model], field: str, values: Iterable[object], *, lock: bool = False) -> set[Any]:
-    """Which of these values there are; with `lock` as `rows`."""
-    return {value for (value,) in rows(table, [field], lock=lock, **{field: frozenset(values)})}
+    """Which of these values there are; with `lock` as `select`."""
+    return {value for (value,) in select(table, [field], lock=lock, **{field: frozenset(values)})}
 
 
 def insert(table: type[Model], fields: Sequence[str], rows: Sequence[tuple[object, ...]]) -> None:

@@ -62,7 +62,7 @@ def _add(period: str, start: datetime, totals: Totals) -> None:
 def _existing(period: str, start: object, users: set[int | None]) -> dict[Of, int]:
     """The oldest row of each that there is."""
     whose = {} if None in users else {"user": users}
-    rows = batches.rows(UsageRollup, ("id", *_OF), period=period, start=start, **whose)
+    rows = batches.select(UsageRollup, ("id", *_OF), period=period, start=start, **whose)
     return {tuple(of): pk for pk, *of in reversed(rows)}
 
 
